@@ -1,0 +1,86 @@
+//! `cargo xtask clean-machine`: takes away what killed tests and demonstrations left.
+
+use anyhow::Result;
+
+use crate::host::{BPFFS, become_root, is_root};
+use crate::leftovers::{
+    self, delete_link, delete_namespace, end, links, namespaces, pins, remove_directory,
+};
+
+/// Namespaces that tests and the demonstration make.
+const NAMESPACES: &str = "np-";
+/// Links that agents make.
+const LINKS: &str = "np";
+/// Directories under bpffs, and parts of the arguments, of agents that are not for real use.
+const MARKS: [&str; 2] = ["netpath-test", "netpath-demo"];
+
+/// Finds and removes; what could not be removed is an error, after the rest is done.
+pub fn run() -> Result<()> {
+    if !is_root() {
+        return become_root(
+            &["clean-machine".to_owned()],
+            "removing namespaces and links",
+        );
+    }
+    let mut removed = 0;
+    let mut problems = Vec::new();
+    let mut note = |what: String, result: Result<()>| match result {
+        Ok(()) => {
+            println!("removed {what}");
+            removed += 1;
+        }
+        Err(error) => problems.push(format!("{what}: {error:#}")),
+    };
+
+    let spaces = namespaces(NAMESPACES);
+    let stray = leftovers::processes(|process| {
+        (process.is_agent() && MARKS.iter().any(|mark| process.mentions(mark)))
+            || process.has_environment(crate::demo::MARK)
+            || spaces.iter().any(|space| process.is_in(space))
+    });
+    end(&stray);
+    for process in &stray {
+        note(
+            format!(
+                "process {} ({})",
+                process.id,
+                process.arguments.join(" ").trim()
+            ),
+            Ok(()),
+        );
+    }
+    for space in spaces {
+        let result = delete_namespace(&space);
+        note(format!("namespace {space}"), result);
+    }
+    // The links of an agent in real use look the same: only without one are they leftovers.
+    let real = leftovers::processes(leftovers::Process::is_agent);
+    if let Some(agent) = real.first() {
+        println!(
+            "a netpath agent runs here (process {}): links are left alone",
+            agent.id
+        );
+    } else {
+        for link in links(LINKS) {
+            let result = delete_link(&link);
+            note(format!("link {link}"), result);
+        }
+    }
+    for pin in MARKS.iter().flat_map(|mark| pins(BPFFS, mark)) {
+        let result = remove_directory(&pin);
+        note(format!("pins {}", pin.display()), result);
+    }
+    let demo = std::path::Path::new(crate::demo::DIRECTORY);
+    if demo.exists() {
+        let result = remove_directory(demo);
+        note(format!("directory {}", demo.display()), result);
+    }
+
+    if !problems.is_empty() {
+        anyhow::bail!("could not remove {}", problems.join("; "));
+    }
+    if removed == 0 {
+        println!("nothing to remove");
+    }
+    Ok(())
+}
