@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::{MetadataExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -367,7 +368,8 @@ impl World {
         print_some(&lines[lines.len().saturating_sub(SHOWN_LINES)..].join("\n"));
         let kept = log_file(&self.workspace, "demo-agent");
         let saved = fs::create_dir_all(kept.parent().unwrap_or(&self.workspace))
-            .and_then(|()| fs::write(&kept, log));
+            .and_then(|()| fs::write(&kept, log))
+            .and_then(|()| self.give_to_owner(&kept));
         if saved.is_ok() {
             println!("--- the whole log is in {}", kept.display());
         }
@@ -375,6 +377,15 @@ impl World {
             "--- `{} doctor` says whether this kernel has what netpath needs",
             self.netpath.display()
         );
+    }
+
+    /// The demonstration runs as root, the work tree may be somebody else's.
+    fn give_to_owner(&self, file: &Path) -> std::io::Result<()> {
+        let owner = fs::metadata(&self.workspace)?;
+        for path in [Some(file), file.parent()].into_iter().flatten() {
+            chown(path, Some(owner.uid()), Some(owner.gid()))?;
+        }
+        Ok(())
     }
 
     fn netpath_words(&self) -> [String; 3] {
