@@ -36,7 +36,7 @@ pub fn run(workspace: &Path, toolchain: &Toolchain) -> Result<()> {
     }
     let code = capture(
         Command::new(&objdump)
-            .args(["-d", "--no-show-raw-insn"])
+            .args(["-d", "-C", "--no-show-raw-insn"])
             .arg(&object),
         LIMIT,
     )?
@@ -44,8 +44,8 @@ pub fn run(workspace: &Path, toolchain: &Toolchain) -> Result<()> {
     println!("\nfunctions (the kernel counts instructions of 8 bytes; a 64-bit load is two):");
     for function in functions(&code) {
         println!(
-            "  {:<24} {:<32} {:>6}",
-            function.section, function.name, function.instructions
+            "  {:<12} {:>6}  {}",
+            function.section, function.instructions, function.name
         );
     }
     Ok(())
