@@ -1,0 +1,106 @@
+//! What a container sends: tcx ingress of its host-side veth.
+
+use crate::endpoint::{EndpointKey, Veth};
+use crate::env::{Env, Scratch, Table, Verdict};
+use crate::flow::FlowKind;
+use crate::packet::Packet;
+use crate::reason::DropReason;
+use crate::snat;
+use crate::track;
+use crate::tuple::OUTSIDE;
+
+/// Checks that a packet comes from the container's own address, and delivers it if its
+/// destination is on the container's own link. `None`: it leaves the network.
+///
+/// Traffic within a network has no state: nothing is translated, nothing restricted.
+#[inline(always)]
+pub fn within_network<E: Env>(
+    env: &E,
+    packet: &Packet,
+    veth: &Veth,
+) -> Result<Option<Verdict>, DropReason> {
+    let (src, dst) = (&packet.tuple.src, &packet.tuple.dst);
+    if !veth.owns(src) {
+        return Err(DropReason::SpoofedSource);
+    }
+    if dst.is_group() {
+        return Err(DropReason::Multicast);
+    }
+    if veth.is_gateway(dst) {
+        return Ok(Some(Verdict::Host));
+    }
+    if !veth.on_link(dst) {
+        return Ok(None);
+    }
+    let key = EndpointKey::new(veth.network, *dst);
+    match env.endpoints().with(&key, |endpoint| endpoint.ifindex) {
+        Some(ifindex) => Ok(Some(Verdict::Deliver { ifindex })),
+        None => Err(DropReason::NoSuchNeighbour),
+    }
+}
+
+/// Handles a packet that leaves its network; the transport header has been parsed.
+///
+/// `veth_ifindex` is where it came from.
+#[inline(always)]
+pub fn out_of_network<E: Env>(
+    env: &E,
+    packet: &Packet,
+    veth: &Veth,
+    veth_ifindex: u32,
+) -> Result<Verdict, DropReason> {
+    // The stack answers "time exceeded" from the gateway's address; it never passes on a
+    // packet whose time has run out, so that nothing leaves untranslated that way.
+    if packet.ttl <= 1 {
+        return Ok(Verdict::Host);
+    }
+    if packet.has_tuple()
+        && let Some(sent) = track::follow(env, packet)
+    {
+        return sent;
+    }
+    begin(env, packet, veth, veth_ifindex)
+}
+
+/// The slow path: no flow yet. Out of line, so that it costs the fast path nothing.
+#[inline(never)]
+fn begin<E: Env>(
+    env: &E,
+    packet: &Packet,
+    veth: &Veth,
+    veth_ifindex: u32,
+) -> Result<Verdict, DropReason> {
+    let key = &packet.tuple;
+    if env.host_addrs().contains(&key.dst) {
+        return Ok(Verdict::Host);
+    }
+    if env.network_of(&key.dst).is_some() {
+        return Err(DropReason::OtherNetwork);
+    }
+    packet.may_open()?;
+    let route = env.route(veth.gateway_ifindex, &key.src, &key.dst)?;
+    let source = env
+        .uplinks()
+        .with(&route.ifindex, |uplink| uplink.snat_addr(&key.dst))
+        .ok_or(DropReason::NotAnUplink)?
+        .ok_or(DropReason::NoSnatAddress)?;
+    let (port_min, port_max) = snat::ports(env, key.proto);
+    env.with_scratch(|Scratch { opening, flow }| {
+        opening.kind = FlowKind::Masquerade;
+        opening.src = source;
+        opening.dst = key.dst;
+        opening.src_port = key.src_port;
+        opening.dst_port = key.dst_port;
+        opening.network = OUTSIDE;
+        opening.port_min = port_min;
+        opening.port_max = port_max;
+        opening.slot = veth.slot;
+        opening.gateway_ifindex = veth.gateway_ifindex;
+        opening.route = route;
+        opening.veth = veth_ifindex;
+        opening.mac = veth.mac;
+        opening.gateway_mac = veth.gateway_mac;
+        snat::open(env, packet, opening, flow)
+    })
+    .unwrap_or(Err(DropReason::RewriteFailed))
+}

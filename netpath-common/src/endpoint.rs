@@ -1,0 +1,106 @@
+//! Endpoints: a container's place in a network, seen from both sides.
+
+use crate::addr::{Addr, Mac};
+
+/// Key of map `endpoints`: where is this address?
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct EndpointKey {
+    /// An address of the container (IPv4, IPv6, or IPv6 link-local).
+    pub addr: Addr,
+    /// Its network.
+    pub network: u16,
+    /// Always 0.
+    pub reserved: [u8; 6],
+}
+
+impl EndpointKey {
+    /// The key of an address in a network.
+    #[inline(always)]
+    pub const fn new(network: u16, addr: Addr) -> Self {
+        Self { addr, network, reserved: [0; 6] }
+    }
+}
+
+/// Value of map `endpoints`: how to reach it.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Endpoint {
+    /// Host-side veth; its peer is the container's interface.
+    pub ifindex: u32,
+    /// Place in map `generations`; also names the endpoint in flows.
+    pub slot: u32,
+    /// The network's gateway device, from where routes of the network are looked up.
+    pub gateway_ifindex: u32,
+    /// MAC address of the container's interface.
+    pub mac: Mac,
+    /// MAC address of the network's gateway, the source of what is routed to it.
+    pub gateway_mac: Mac,
+}
+
+const _: () = assert!(size_of::<EndpointKey>() == 24 && size_of::<Endpoint>() == 24);
+
+/// Value of map `veths`, keyed by the ifindex of the host-side veth: who sends here,
+/// what it may send, and what it needs to know of its network.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Veth {
+    /// The container's IPv4 address (mapped), or `::`.
+    pub addr4: Addr,
+    /// The container's IPv6 address, or `::`.
+    pub addr6: Addr,
+    /// The container's IPv6 link-local address, or `::`.
+    pub link_local: Addr,
+    /// The network's IPv4 gateway, or `::`.
+    pub gateway4: Addr,
+    /// The network's IPv6 gateway, or `::`.
+    pub gateway6: Addr,
+    /// Place in map `generations`.
+    pub slot: u32,
+    /// The network's gateway device: packets for the host arrive there.
+    pub gateway_ifindex: u32,
+    /// The container's network.
+    pub network: u16,
+    /// Length of the IPv4 subnet's prefix in the mapped form (a /24 is 120); 0 without IPv4.
+    pub prefix4: u8,
+    /// Length of the IPv6 subnet's prefix; 0 without IPv6.
+    pub prefix6: u8,
+    /// MAC address of the container's interface.
+    pub mac: Mac,
+    /// MAC address of the gateway.
+    pub gateway_mac: Mac,
+}
+
+const _: () = assert!(size_of::<Veth>() == 104);
+
+impl Veth {
+    /// Whether the container may send from this address.
+    #[inline(always)]
+    pub fn owns(&self, addr: &Addr) -> bool {
+        !addr.is_unspecified()
+            && (*addr == self.addr4 || *addr == self.addr6 || *addr == self.link_local)
+    }
+
+    /// Whether the address is the gateway's.
+    #[inline(always)]
+    pub fn is_gateway(&self, addr: &Addr) -> bool {
+        !addr.is_unspecified() && (*addr == self.gateway4 || *addr == self.gateway6)
+    }
+
+    /// Whether the address is on the container's own link.
+    #[inline(always)]
+    pub fn on_link(&self, addr: &Addr) -> bool {
+        if addr.is_v4() {
+            self.prefix4 != 0 && addr.same_prefix(&self.addr4, self.prefix4)
+        } else {
+            addr.is_link_local_v6()
+                || (self.prefix6 != 0 && addr.same_prefix(&self.addr6, self.prefix6))
+        }
+    }
+}
+
+/// How many endpoints a host can have at a time: the length of map `generations`.
+///
+/// A Linux bridge ends at 1,023 ports; 16,384 veth pairs are more than one kernel
+/// holds in comfort, and cost 64 KiB here.
+pub const MAX_ENDPOINTS: u32 = 16_384;

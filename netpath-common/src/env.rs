@@ -1,0 +1,143 @@
+//! What the logic needs of its surroundings: BPF maps and helpers in the kernel,
+//! hash maps and a seed in the tests of the host.
+
+use crate::addr::Addr;
+use crate::config::Config;
+use crate::endpoint::{Endpoint, EndpointKey};
+use crate::flow::{Flow, Toward};
+use crate::network::{HostAddr, Uplink};
+use crate::packet::Packet;
+use crate::port::{PortKey, PortTarget};
+use crate::reason::DropReason;
+use crate::snat::Opening;
+use crate::tuple::Tuple;
+
+/// A map.
+pub trait Table<K, V: Copy> {
+    /// Calls `f` with the value of `key`, in place. Other CPUs may change it at the same
+    /// time: fields are single words and whoever writes last wins.
+    fn with<R>(&self, key: &K, f: impl FnOnce(&mut V) -> R) -> Option<R>;
+
+    /// A copy of the value of `key`.
+    #[inline(always)]
+    fn get(&self, key: &K) -> Option<V> {
+        self.with(key, |value| *value)
+    }
+
+    /// Whether there is `key`.
+    #[inline(always)]
+    fn contains(&self, key: &K) -> bool {
+        self.with(key, |_| ()).is_some()
+    }
+
+    /// Inserts `key`, which must not exist: one of two that try at once fails.
+    fn insert_new(&self, key: &K, value: &V) -> Result<(), InsertError>;
+
+    /// Inserts or overwrites `key`.
+    fn replace(&self, key: &K, value: &V) -> Result<(), InsertError>;
+
+    /// Removes `key` if it is there.
+    fn remove(&self, key: &K);
+}
+
+impl<K, V: Copy, T: Table<K, V>> Table<K, V> for &T {
+    #[inline(always)]
+    fn with<R>(&self, key: &K, f: impl FnOnce(&mut V) -> R) -> Option<R> {
+        T::with(self, key, f)
+    }
+
+    #[inline(always)]
+    fn insert_new(&self, key: &K, value: &V) -> Result<(), InsertError> {
+        T::insert_new(self, key, value)
+    }
+
+    #[inline(always)]
+    fn replace(&self, key: &K, value: &V) -> Result<(), InsertError> {
+        T::replace(self, key, value)
+    }
+
+    #[inline(always)]
+    fn remove(&self, key: &K) {
+        T::remove(self, key);
+    }
+}
+
+/// Why an insertion failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum InsertError {
+    /// The key is taken.
+    Exists,
+    /// The map is full (or the kernel has no memory for it).
+    Full,
+}
+
+/// Where a packet goes. The sender has been done already where it says "sent".
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// To be delivered unchanged into the container behind this host-side veth.
+    Deliver {
+        /// The host-side veth.
+        ifindex: u32,
+    },
+    /// Rewritten and on its way.
+    Sent(Toward),
+    /// For the host's own stack.
+    Host,
+}
+
+/// A way out of the host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Route {
+    /// The device to leave by.
+    pub ifindex: u32,
+    /// The next hop, of either family; the destination itself if it is on link.
+    pub next_hop: Addr,
+}
+
+/// The surroundings of one packet.
+pub trait Env {
+    /// Map `flows`.
+    fn flows(&self) -> impl Table<Tuple, Flow>;
+    /// Map `endpoints`.
+    fn endpoints(&self) -> impl Table<EndpointKey, Endpoint>;
+    /// Map `ports`.
+    fn ports(&self) -> impl Table<PortKey, PortTarget>;
+    /// Map `uplinks`, keyed by ifindex.
+    fn uplinks(&self) -> impl Table<u32, Uplink>;
+    /// Map `host_addrs`.
+    fn host_addrs(&self) -> impl Table<Addr, HostAddr>;
+    /// The network whose subnet has `addr`, by map `subnets`.
+    fn network_of(&self, addr: &Addr) -> Option<u16>;
+    /// The generation of an endpoint's slot; changes when the slot changes hands.
+    fn generation(&self, slot: u32) -> u32;
+    /// The configuration in force.
+    fn config(&self) -> &Config;
+    /// Seconds since boot.
+    fn now(&self) -> u32;
+    /// A random number.
+    fn random(&self) -> u32;
+    /// The host's route from `src` to `dst` as seen from a network's gateway device.
+    ///
+    /// # Errors
+    /// [`DropReason::NoRoute`] or [`DropReason::TooBig`].
+    fn route(&self, gateway_ifindex: u32, src: &Addr, dst: &Addr) -> Result<Route, DropReason>;
+    /// Rewrites the packet at hand as `flow` says, lowers its time to live and sends it.
+    ///
+    /// # Errors
+    /// [`DropReason::RewriteFailed`], or [`DropReason::TtlExpired`] if there is nothing to lower.
+    fn send(&self, packet: &Packet, flow: &Flow) -> Result<Verdict, DropReason>;
+    /// Counts a new flow.
+    fn count_new_flow(&self);
+    /// Lends memory for making a flow: a BPF stack has 512 bytes in all.
+    fn with_scratch<R>(&self, f: impl FnOnce(&mut Scratch) -> R) -> Option<R>;
+}
+
+/// Where a new flow is put together; one a CPU. Its content means nothing between packets.
+/// All bytes zero are a valid value, which is how the kernel makes it.
+#[repr(C)]
+pub struct Scratch {
+    /// What is wanted.
+    pub opening: Opening,
+    /// The entry in the making.
+    pub flow: Flow,
+}

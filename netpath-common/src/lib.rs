@@ -1,0 +1,39 @@
+//! Records, flow and NAT logic of netpath.
+//!
+//! The very same code runs in the kernel, on BPF maps, and on the host, on a
+//! `HashMap`: everything that decides is generic over [`env::Env`], which gives
+//! tables, a clock, randomness and routes.
+//!
+//! * records (what is in the maps): [`addr`], [`tuple`], [`flow`], [`endpoint`],
+//!   [`network`], [`port`], [`counter`], [`config`], [`reason`]
+//! * logic: [`tcp`], [`checksum`], [`snat`], [`track`], and one module a hook:
+//!   [`container`], [`uplink`], [`gateway`], and [`idle`] for the removal of
+//!   flows that fell silent
+//!
+//! Every record is plain data with named fields, no implicit padding (BPF hash
+//! keys are compared as bytes) and ports in host byte order, so that `bpftool map
+//! dump` is readable.
+#![cfg_attr(not(test), no_std)]
+
+pub mod addr;
+pub mod checksum;
+pub mod config;
+pub mod container;
+pub mod counter;
+pub mod endpoint;
+pub mod env;
+pub mod flow;
+pub mod gateway;
+pub mod idle;
+pub mod network;
+pub mod packet;
+pub mod port;
+pub mod reason;
+pub mod snat;
+pub mod tcp;
+pub mod track;
+pub mod tuple;
+pub mod uplink;
+
+#[cfg(feature = "user")]
+mod user;

@@ -1,0 +1,330 @@
+//! Parsing: from bytes to a tuple, without ever reading past the end.
+
+use core::mem::offset_of;
+
+use network_types::eth::EthHdr;
+use network_types::icmp::Icmpv4Hdr;
+use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
+use network_types::tcp::TcpHdr;
+use network_types::udp::UdpHdr;
+
+use crate::addr::Addr;
+use crate::reason::DropReason;
+use crate::tcp;
+use crate::tuple::{Proto, Tuple};
+
+/// Types that any bytes are a valid value of.
+///
+/// # Safety
+/// Every bit pattern of the type's size must be valid.
+pub unsafe trait Wire: Copy {}
+
+// SAFETY: integers and arrays of them have no invalid bit patterns.
+unsafe impl Wire for u8 {}
+// SAFETY: as above.
+unsafe impl Wire for u16 {}
+// SAFETY: as above.
+unsafe impl Wire for u32 {}
+// SAFETY: as above.
+unsafe impl<const N: usize> Wire for [u32; N] {}
+// SAFETY: as above.
+unsafe impl<const N: usize> Wire for [u8; N] {}
+// SAFETY: structs of integers and byte arrays.
+unsafe impl Wire for EthHdr {}
+// SAFETY: structs of integers and byte arrays.
+unsafe impl Wire for Ipv4Hdr {}
+// SAFETY: structs of integers and byte arrays.
+unsafe impl Wire for Ipv6Hdr {}
+
+/// Bytes of a frame, from its Ethernet header on.
+pub trait Frame {
+    /// The value at `offset`.
+    ///
+    /// # Errors
+    /// [`DropReason::Malformed`] if it does not lie within the frame.
+    fn load<T: Wire>(&self, offset: usize) -> Result<T, DropReason>;
+
+    /// Length of the whole frame in bytes, also of what `load` cannot reach.
+    fn len(&self) -> u32;
+
+    /// Whether there is nothing.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// What follows the IP header.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Transport {
+    /// Not looked at yet.
+    Unknown,
+    /// Ports (or an echo identifier) are in the tuple.
+    Ports,
+    /// An echo reply: like [`Self::Ports`], but it never opens a flow.
+    EchoReply,
+    /// A part of a fragmented packet.
+    Fragment,
+    /// Another protocol, or an ICMP message other than echo.
+    Other,
+}
+
+/// What the stages know of a packet.
+#[derive(Clone, Copy, Debug)]
+pub struct Packet {
+    /// Addresses; and ports once [`Packet::parse_transport`] has said [`Transport::Ports`].
+    pub tuple: Tuple,
+    /// Length of the frame in bytes, with the Ethernet header.
+    pub len: u32,
+    /// Offset of the transport header.
+    pub l4: u16,
+    /// IP protocol number of what follows the last IP header.
+    pub ip_proto: u8,
+    /// Time to live, or hop limit.
+    pub ttl: u8,
+    /// TCP flags.
+    pub tcp_flags: u8,
+    /// Whether it is a part of a fragmented packet.
+    pub fragment: bool,
+    /// What is known of the transport header.
+    pub transport: Transport,
+}
+
+/// Offset of the IP header: frames carry no VLAN tag at our hooks (the kernel takes it out).
+pub const L3: usize = EthHdr::LEN;
+
+/// Flag "more fragments" and the fragment offset, in the third word of an IPv4 header.
+const IPV4_FRAGMENT_BITS: u16 = 0x3fff;
+
+/// IPv6 extension headers that are skipped (RFC 8200): hop-by-hop, routing, destination options.
+const IPV6_SKIPPED: [u8; 3] = [0, 43, 60];
+/// IPv6 fragment header.
+const IPV6_FRAGMENT: u8 = 44;
+/// More extension headers than this before the transport header is not honest traffic,
+/// and the verifier wants a bound.
+const IPV6_MAX_EXTENSIONS: usize = 4;
+
+/// Largest IPv4 packet that its length field can say; bigger ones (BIG TCP) say 0.
+const IP_MAX: u32 = 65_535;
+
+const ICMP_ECHO_REPLY: u8 = 0;
+const ICMP_ECHO_REQUEST: u8 = 8;
+const ICMPV6_ECHO_REQUEST: u8 = 128;
+const ICMPV6_ECHO_REPLY: u8 = 129;
+
+impl Packet {
+    /// A packet of which nothing is known but where it came from.
+    ///
+    /// The parsers fill it in place: results by value would each take a copy's room on the
+    /// BPF stack.
+    #[inline(always)]
+    pub const fn of_network(network: u16) -> Self {
+        Self {
+            tuple: Tuple {
+                src: Addr::UNSPECIFIED,
+                dst: Addr::UNSPECIFIED,
+                src_port: 0,
+                dst_port: 0,
+                network,
+                proto: Proto::Udp,
+                reserved: 0,
+            },
+            len: 0,
+            l4: 0,
+            ip_proto: 0,
+            ttl: 0,
+            tcp_flags: 0,
+            fragment: false,
+            transport: Transport::Unknown,
+        }
+    }
+
+    /// An IPv4 packet's addresses and protocol.
+    ///
+    /// # Errors
+    /// [`DropReason::Malformed`].
+    #[inline(always)]
+    pub fn parse_v4<F: Frame>(&mut self, frame: &F) -> Result<(), DropReason> {
+        let header: Ipv4Hdr = frame.load(L3)?;
+        let header_len = u16::from(header.vihl & 0x0f) * 4;
+        let total = u16::from_be_bytes(header.tot_len);
+        let room = frame.len() - L3 as u32;
+        let whole = u32::from(total) <= room && total >= header_len;
+        if header.vihl >> 4 != 4
+            || usize::from(header_len) < Ipv4Hdr::LEN
+            || !(whole || (total == 0 && room > IP_MAX))
+        {
+            return Err(DropReason::Malformed);
+        }
+        // As words: the structure's byte arrays would be loaded byte by byte.
+        let [src, dst]: [u32; 2] = frame.load(L3 + offset_of!(Ipv4Hdr, src_addr))?;
+        self.tuple.src = Addr::v4(src.to_ne_bytes());
+        self.tuple.dst = Addr::v4(dst.to_ne_bytes());
+        self.len = frame.len();
+        self.l4 = L3 as u16 + header_len;
+        self.ip_proto = header.proto;
+        self.ttl = header.ttl;
+        self.fragment = u16::from_be_bytes(header.frags) & IPV4_FRAGMENT_BITS != 0;
+        Ok(())
+    }
+
+    /// An IPv6 packet's addresses and protocol.
+    ///
+    /// # Errors
+    /// [`DropReason::Malformed`].
+    #[inline(always)]
+    pub fn parse_v6<F: Frame>(&mut self, frame: &F) -> Result<(), DropReason> {
+        let header: Ipv6Hdr = frame.load(L3)?;
+        let payload = u32::from(u16::from_be_bytes(header.payload_len));
+        let room = (frame.len() - L3 as u32).saturating_sub(Ipv6Hdr::LEN as u32);
+        if header.version() != 6 || !(payload <= room || (payload == 0 && room > IP_MAX)) {
+            return Err(DropReason::Malformed);
+        }
+        let src: [u32; 4] = frame.load(L3 + offset_of!(Ipv6Hdr, src_addr))?;
+        let dst: [u32; 4] = frame.load(L3 + offset_of!(Ipv6Hdr, dst_addr))?;
+        self.tuple.src = addr_of_words(src);
+        self.tuple.dst = addr_of_words(dst);
+        // Mapped addresses never travel (RFC 4291 gives them to hosts' own use); here they
+        // would pass for IPv4.
+        if self.tuple.src.is_v4() || self.tuple.dst.is_v4() {
+            return Err(DropReason::Malformed);
+        }
+        let (mut next, mut l4, mut fragment) = (header.next_hdr, L3 + Ipv6Hdr::LEN, false);
+        for _ in 0..IPV6_MAX_EXTENSIONS {
+            if next == IPV6_FRAGMENT {
+                fragment = true;
+                break;
+            }
+            if !IPV6_SKIPPED.contains(&next) {
+                break;
+            }
+            let [following, length]: [u8; 2] = frame.load(l4)?;
+            next = following;
+            l4 += (usize::from(length) + 1) * 8;
+        }
+        self.len = frame.len();
+        self.l4 = l4 as u16;
+        self.ip_proto = next;
+        self.ttl = header.hop_limit;
+        self.fragment = fragment;
+        Ok(())
+    }
+
+    /// Offset of the transport header.
+    ///
+    /// The mask changes nothing (four extension headers of 2 KiB end before it), but tells
+    /// the verifier that the offset is smaller than the largest packet.
+    #[inline(always)]
+    pub const fn transport_offset(&self) -> usize {
+        self.l4 as usize & 0x3fff
+    }
+
+    /// Fills in the ports. Kept apart from the IP header because traffic between
+    /// containers of one network needs none.
+    ///
+    /// # Errors
+    /// [`DropReason::Malformed`].
+    #[inline(always)]
+    pub fn parse_transport<F: Frame>(&mut self, frame: &F) -> Result<(), DropReason> {
+        self.transport = Transport::Other;
+        if self.fragment {
+            self.transport = Transport::Fragment;
+            return Ok(());
+        }
+        let Some(proto) = Proto::from_number(self.ip_proto) else { return Ok(()) };
+        // ICMP over IPv6 and ICMPv6 over IPv4 mean nothing.
+        let v4 = self.tuple.dst.is_v4();
+        if (proto == Proto::Icmp && !v4) || (proto == Proto::Icmpv6 && v4) {
+            return Ok(());
+        }
+        self.tuple.proto = proto;
+        let l4 = self.transport_offset();
+        match proto {
+            Proto::Tcp => {
+                // Ports to flags; the fixed header must be there as a whole.
+                let words: [u32; TcpHdr::LEN / 4] = frame.load(l4)?;
+                let [offset, flags, ..] = words[3].to_ne_bytes();
+                if usize::from(offset >> 4) * 4 < TcpHdr::LEN {
+                    return Err(DropReason::Malformed);
+                }
+                self.tcp_flags = flags;
+                self.set_ports(words[0]);
+            }
+            Proto::Udp => {
+                let words: [u32; UdpHdr::LEN / 4] = frame.load(l4)?;
+                self.set_ports(words[0]);
+            }
+            Proto::Icmp | Proto::Icmpv6 => {
+                let words: [u32; Icmpv4Hdr::LEN / 4] = frame.load(l4)?;
+                let [kind, code, ..] = words[0].to_ne_bytes();
+                let [id0, id1, ..] = words[1].to_ne_bytes();
+                let id = u16::from_be_bytes([id0, id1]);
+                let (request, reply) = match proto {
+                    Proto::Icmp => (ICMP_ECHO_REQUEST, ICMP_ECHO_REPLY),
+                    _ => (ICMPV6_ECHO_REQUEST, ICMPV6_ECHO_REPLY),
+                };
+                if code != 0 || (kind != request && kind != reply) {
+                    return Ok(());
+                }
+                if kind == request {
+                    self.tuple.src_port = id;
+                } else {
+                    self.tuple.dst_port = id;
+                    self.transport = Transport::EchoReply;
+                    return Ok(());
+                }
+            }
+        }
+        self.transport = Transport::Ports;
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn set_ports(&mut self, word: u32) {
+        let [a, b, c, d] = word.to_ne_bytes();
+        self.tuple.src_port = u16::from_be_bytes([a, b]);
+        self.tuple.dst_port = u16::from_be_bytes([c, d]);
+    }
+
+    /// Whether the tuple is complete, so that there can be a flow.
+    #[inline(always)]
+    pub fn has_tuple(&self) -> bool {
+        matches!(self.transport, Transport::Ports | Transport::EchoReply)
+    }
+
+    /// Whether a flow may begin with this packet. TCP begins with a SYN only: a stray
+    /// late segment must never make state (it would look like somebody's connection).
+    ///
+    /// # Errors
+    /// Why not.
+    #[inline(always)]
+    pub fn may_open(&self) -> Result<(), DropReason> {
+        match self.transport {
+            Transport::Ports if self.tuple.proto != Proto::Tcp || self.opens_tcp() => Ok(()),
+            Transport::Ports | Transport::EchoReply => Err(DropReason::NoFlow),
+            Transport::Fragment => Err(DropReason::Fragment),
+            Transport::Other | Transport::Unknown => Err(DropReason::UnsupportedProtocol),
+        }
+    }
+
+    /// Whether it is a TCP packet that opens a connection.
+    #[inline(always)]
+    pub fn opens_tcp(&self) -> bool {
+        self.tuple.proto == Proto::Tcp && tcp::opens(self.tcp_flags)
+    }
+}
+
+/// An address from four words in memory order.
+#[inline(always)]
+pub const fn addr_of_words(words: [u32; 4]) -> Addr {
+    let mut octets = [0; 16];
+    let mut i = 0;
+    while i < 4 {
+        let bytes = words[i].to_ne_bytes();
+        octets[i * 4] = bytes[0];
+        octets[i * 4 + 1] = bytes[1];
+        octets[i * 4 + 2] = bytes[2];
+        octets[i * 4 + 3] = bytes[3];
+        i += 1;
+    }
+    Addr::v6(octets)
+}

@@ -1,0 +1,220 @@
+//! Making a flow: both entries, and a source port that nobody else has.
+
+use crate::addr::{Addr, Mac};
+use crate::checksum::{addr_diff, port_diff};
+use crate::env::{Env, InsertError, Route, Table, Verdict};
+use crate::flow::{Direction, Flow, FlowKind, FlowState, Toward};
+use crate::packet::Packet;
+use crate::port::PortKey;
+use crate::reason::DropReason;
+use crate::tcp;
+use crate::tuple::{Proto, Tuple};
+
+/// Tries for a free source port: with three quarters of the range taken, 32 random
+/// tries fail once in ten thousand times; more would let one packet hold the CPU.
+pub const TRIES: u32 = 32;
+
+/// A connection about to be made.
+///
+/// Filled field by field: a literal would be put together on the BPF stack first.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Opening {
+    /// Source address after the rewrite.
+    pub src: Addr,
+    /// Destination address after the rewrite.
+    pub dst: Addr,
+    /// Way of the packets that go out.
+    pub route: Route,
+    /// Source port after the rewrite: a wish.
+    pub src_port: u16,
+    /// Destination port after the rewrite.
+    pub dst_port: u16,
+    /// Network id in the key of the answers.
+    pub network: u16,
+    /// First port to choose from.
+    pub port_min: u16,
+    /// Last port to choose from.
+    pub port_max: u16,
+    /// What made it.
+    pub kind: FlowKind,
+    /// The container's slot.
+    pub slot: u32,
+    /// The gateway device of the container's network.
+    pub gateway_ifindex: u32,
+    /// Host-side veth of the container.
+    pub veth: u32,
+    /// MAC address of the container.
+    pub mac: Mac,
+    /// MAC address of its gateway.
+    pub gateway_mac: Mac,
+}
+
+/// Makes both entries of a connection and sends its first packet.
+///
+/// Inserting the answer's entry is what reserves the source port: its key holds the
+/// outside's view of the connection, and of two that want the same only one succeeds.
+#[inline(always)]
+pub fn open<E: Env>(
+    env: &E,
+    packet: &Packet,
+    opening: &mut Opening,
+    flow: &mut Flow,
+) -> Result<Verdict, DropReason> {
+    let key = &packet.tuple;
+    describe_reply(env, packet, opening, flow);
+    reserve(env, packet, opening, flow)?;
+    // From here on `flow` is turned into this packet's own direction.
+    flow.new_src = opening.src;
+    flow.new_dst = opening.dst;
+    flow.new_src_port = opening.src_port;
+    flow.new_dst_port = opening.dst_port;
+    flow.addr_diff = addr_diff([&key.src, &key.dst], [&opening.src, &opening.dst]);
+    flow.port_diff =
+        port_diff([key.src_port, key.dst_port], [opening.src_port, opening.dst_port]);
+    flow.other_network = opening.network;
+    flow.direction = Direction::Original;
+    flow.tcp_flags = packet.tcp_flags & tcp::TRACKED;
+    flow.packets = 1;
+    flow.bytes = u64::from(packet.len);
+    direct(flow, opening, opening.kind == FlowKind::Published);
+    if env.flows().replace(key, flow).is_err() {
+        env.flows().remove(&reply_key(opening, key.proto));
+        return Err(DropReason::FlowTableFull);
+    }
+    env.count_new_flow();
+    env.send(packet, flow)
+}
+
+/// The tuple of the answers, as they will appear at our hook.
+#[inline(always)]
+fn reply_key(opening: &Opening, proto: Proto) -> Tuple {
+    Tuple {
+        src: opening.dst,
+        dst: opening.src,
+        src_port: opening.dst_port,
+        dst_port: opening.src_port,
+        network: opening.network,
+        proto,
+        reserved: 0,
+    }
+}
+
+/// Fills in the answers' entry, but for what depends on the port.
+#[inline(always)]
+fn describe_reply<E: Env>(env: &E, packet: &Packet, opening: &Opening, flow: &mut Flow) {
+    let key = &packet.tuple;
+    flow.new_src = key.dst;
+    flow.new_dst = key.src;
+    flow.packets = 0;
+    flow.bytes = 0;
+    flow.new_src_port = key.dst_port;
+    flow.new_dst_port = key.src_port;
+    flow.addr_diff = addr_diff([&opening.dst, &opening.src], [&key.dst, &key.src]);
+    flow.gateway_ifindex = opening.gateway_ifindex;
+    flow.slot = opening.slot;
+    flow.generation = env.generation(opening.slot);
+    flow.last_seen = env.now();
+    flow.other_network = key.network;
+    flow.direction = Direction::Reply;
+    flow.kind = opening.kind;
+    flow.state = match key.proto {
+        Proto::Tcp => FlowState::SynSent,
+        Proto::Udp => FlowState::OneWay,
+        Proto::Icmp | Proto::Icmpv6 => FlowState::Echo,
+    };
+    flow.tcp_flags = 0;
+    flow.reserved = [0; 1];
+    direct(flow, opening, opening.kind == FlowKind::Masquerade);
+}
+
+/// Points an entry into the container or out of the host.
+#[inline(always)]
+fn direct(flow: &mut Flow, opening: &Opening, inwards: bool) {
+    if inwards {
+        flow.to = Toward::Container;
+        flow.ifindex = opening.veth;
+        flow.dst_mac = opening.mac;
+        flow.src_mac = opening.gateway_mac;
+        flow.next_hop = Addr::UNSPECIFIED;
+    } else {
+        flow.to = Toward::Uplink;
+        flow.ifindex = opening.route.ifindex;
+        flow.next_hop = opening.route.next_hop;
+        flow.dst_mac = Mac::ZERO;
+        flow.src_mac = Mac::ZERO;
+    }
+}
+
+/// Finds a free source port by inserting the answer's entry under one key after the other.
+#[inline(always)]
+fn reserve<E: Env>(
+    env: &E,
+    packet: &Packet,
+    opening: &mut Opening,
+    flow: &mut Flow,
+) -> Result<(), DropReason> {
+    let key = &packet.tuple;
+    let (min, max) = (opening.port_min, opening.port_max);
+    let span = u32::from(max - min) + 1;
+    let wish = opening.src_port;
+    // A client from outside keeps its port even if we would not have given it.
+    let keep = opening.kind == FlowKind::Published || (min <= wish && wish <= max);
+    let mut next = env.random() % span;
+    for attempt in 0..TRIES {
+        let port = if attempt == 0 && keep {
+            wish
+        } else {
+            // A range smaller than the number of tries is walked through once.
+            if attempt > span {
+                break;
+            }
+            let port = min + next as u16;
+            next = (next + 1) % span;
+            port
+        };
+        opening.src_port = port;
+        if opening.kind == FlowKind::Masquerade && is_published(env, opening, key.proto) {
+            continue;
+        }
+        let reply_key = reply_key(opening, key.proto);
+        flow.port_diff = port_diff(
+            [reply_key.src_port, reply_key.dst_port],
+            [key.dst_port, key.src_port],
+        );
+        match env.flows().insert_new(&reply_key, flow) {
+            Ok(()) => return Ok(()),
+            Err(InsertError::Full) => return Err(DropReason::FlowTableFull),
+            Err(InsertError::Exists) => {
+                // An entry whose container is gone holds nothing.
+                let gone = env
+                    .flows()
+                    .with(&reply_key, |old| env.generation(old.slot) != old.generation);
+                if gone == Some(true) && env.flows().replace(&reply_key, flow).is_ok() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+    Err(DropReason::SnatPortsExhausted)
+}
+
+/// Whether the source of a masqueraded flow would look like a published port.
+#[inline(always)]
+fn is_published<E: Env>(env: &E, opening: &Opening, proto: Proto) -> bool {
+    if proto != Proto::Tcp && proto != Proto::Udp {
+        return false;
+    }
+    env.ports().contains(&PortKey::new(proto, opening.src, opening.src_port))
+        || env.ports().contains(&PortKey::new(proto, opening.src.wildcard(), opening.src_port))
+}
+
+/// The ports that a protocol's masqueraded flows may have. Echo identifiers are no
+/// ports of sockets: all of them will do.
+#[inline(always)]
+pub fn ports<E: Env>(env: &E, proto: Proto) -> (u16, u16) {
+    match proto {
+        Proto::Tcp | Proto::Udp => (env.config().snat_port_min, env.config().snat_port_max),
+        Proto::Icmp | Proto::Icmpv6 => (0, u16::MAX),
+    }
+}

@@ -1,0 +1,132 @@
+//! The fast path: packets of known flows, and the state of connections.
+
+use crate::env::{Env, Table, Verdict};
+use crate::flow::{Direction, Flow, FlowState, Toward};
+use crate::packet::Packet;
+use crate::reason::DropReason;
+use crate::tcp;
+use crate::tuple::{Proto, Tuple};
+
+/// What is left to do after the entry has been looked at.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rest {
+    /// Nothing.
+    Nothing,
+    /// The connection's state may have changed: tell the other entry.
+    Settle,
+    /// The entry and its other half are of no use any more.
+    Remove,
+}
+
+/// Sends a packet of a known flow on its way. `None`: there is no flow (any more).
+#[inline(always)]
+pub fn follow<E: Env>(env: &E, packet: &Packet) -> Option<Result<Verdict, DropReason>> {
+    let key = &packet.tuple;
+    let mut rest = Rest::Nothing;
+    let sent = env.flows().with(key, |flow| step(env, packet, flow, &mut rest))?;
+    match rest {
+        Rest::Nothing => Some(sent),
+        Rest::Settle => {
+            settle(env, key);
+            Some(sent)
+        }
+        Rest::Remove => {
+            remove(env, key);
+            None
+        }
+    }
+}
+
+#[inline(always)]
+fn step<E: Env>(
+    env: &E,
+    packet: &Packet,
+    flow: &mut Flow,
+    rest: &mut Rest,
+) -> Result<Verdict, DropReason> {
+    let stale = env.generation(flow.slot) != flow.generation;
+    // A SYN on a finished connection is a client that uses its port again.
+    if stale || (flow.state.is_over() && packet.opens_tcp()) {
+        *rest = Rest::Remove;
+        return Err(DropReason::StaleFlow);
+    }
+    touch(env, packet, flow);
+    if record(packet, flow) {
+        *rest = Rest::Settle;
+    }
+    env.send(packet, flow)
+}
+
+/// Counts the packet and, once a second, notes the time and asks for the route anew: a
+/// change of the host's routes reaches running flows without anybody's help.
+#[inline(always)]
+fn touch<E: Env>(env: &E, packet: &Packet, flow: &mut Flow) {
+    flow.packets += 1;
+    flow.bytes += u64::from(packet.len);
+    let now = env.now();
+    if flow.last_seen != now {
+        flow.last_seen = now;
+        if flow.to == Toward::Uplink {
+            refresh_route(env, flow);
+        }
+    }
+}
+
+/// Takes over a new next hop on the same uplink. On another uplink the flow's source
+/// address would be wrong: such a flow stays where it is until it ends.
+#[inline(always)]
+fn refresh_route<E: Env>(env: &E, flow: &mut Flow) {
+    if let Ok(route) = env.route(flow.gateway_ifindex, &flow.new_src, &flow.new_dst)
+        && route.ifindex == flow.ifindex
+    {
+        flow.next_hop = route.next_hop;
+    }
+}
+
+/// Notes what the packet says about the connection; true if its state may have changed.
+#[inline(always)]
+fn record(packet: &Packet, flow: &mut Flow) -> bool {
+    match packet.tuple.proto {
+        Proto::Tcp => {
+            let seen = flow.tcp_flags | (packet.tcp_flags & tcp::TRACKED);
+            let changed = seen != flow.tcp_flags;
+            if changed {
+                flow.tcp_flags = seen;
+            }
+            changed
+        }
+        _ => flow.direction == Direction::Reply && flow.state == FlowState::OneWay,
+    }
+}
+
+/// Computes the connection's state from both entries and writes it to both.
+#[inline(never)]
+fn settle<E: Env>(env: &E, key: &Tuple) {
+    let flows = env.flows();
+    let mut other_key = *key;
+    let Some((own_flags, direction)) = flows.with(key, |flow| {
+        other_key = flow.other_key(key);
+        (flow.tcp_flags, flow.direction)
+    }) else {
+        return;
+    };
+    let Some(other_flags) = flows.with(&other_key, |flow| flow.tcp_flags) else { return };
+    let state = match (key.proto, direction) {
+        (Proto::Tcp, Direction::Original) => tcp::state(own_flags, other_flags),
+        (Proto::Tcp, Direction::Reply) => tcp::state(other_flags, own_flags),
+        _ => FlowState::TwoWay,
+    };
+    flows.with(key, |flow| flow.state = state);
+    flows.with(&other_key, |flow| flow.state = state);
+}
+
+/// Removes both entries.
+#[inline(never)]
+fn remove<E: Env>(env: &E, key: &Tuple) {
+    let flows = env.flows();
+    let mut other_key = *key;
+    flows.with(key, |flow| other_key = flow.other_key(key));
+    flows.remove(key);
+    flows.remove(&other_key);
+}

@@ -1,0 +1,26 @@
+//! The agent's side of the records: aya reads and writes them as bytes.
+
+use crate::addr::Addr;
+use crate::config::Config;
+use crate::counter::{Count, DropKey, HookCounters};
+use crate::endpoint::{Endpoint, EndpointKey, Veth};
+use crate::flow::Flow;
+use crate::network::{HostAddr, Network, Uplink};
+use crate::port::{PortKey, PortTarget};
+use crate::tuple::Tuple;
+
+macro_rules! pod {
+    ($($record:ty),+ $(,)?) => {
+        $(
+            // SAFETY: repr(C) without padding (the sizes are asserted beside the types), made
+            // of integers, byte arrays and fieldless enums. The enums are written by programs
+            // and agents that share this definition only: a changed layout gets a new map name.
+            unsafe impl aya::Pod for $record {}
+        )+
+    };
+}
+
+pod!(
+    Addr, Config, Count, DropKey, Endpoint, EndpointKey, Flow, HookCounters, HostAddr, Network,
+    PortKey, PortTarget, Tuple, Uplink, Veth,
+);

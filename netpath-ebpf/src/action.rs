@@ -1,0 +1,254 @@
+//! From verdicts to actions: the stages of each hook, and the one place that counts.
+
+use aya_ebpf::bindings::{BPF_F_INGRESS, TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_redir_neigh};
+use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer};
+use aya_log_ebpf::debug;
+use netpath_common::addr::Addr;
+use netpath_common::counter::DropKey;
+use netpath_common::endpoint::Veth;
+use netpath_common::env::Verdict;
+use netpath_common::flow::{Flow, Toward};
+use netpath_common::packet::{Frame as _, L3, Packet};
+use netpath_common::reason::DropReason;
+use netpath_common::tuple::OUTSIDE;
+use netpath_common::{container, gateway, uplink};
+use network_types::eth::{EthHdr, EtherType};
+use network_types::ip::{IpProto, Ipv4Hdr, Ipv6Hdr};
+use network_types::tcp::TcpHdr;
+
+use crate::frame::Linear;
+use crate::kernel::Kernel;
+use crate::{maps, neighbour, rewrite, route};
+
+/// What became of a packet that was not dropped.
+pub enum Outcome {
+    /// Sent to a container.
+    ToContainer,
+    /// Sent to an uplink.
+    ToUplink,
+    /// To the host's stack, by way of the gateway device.
+    ToGateway,
+    /// Left to the host's stack where it is.
+    Pass,
+    /// Answered.
+    Answered,
+}
+
+const PACKET_HOST: u32 = 0;
+
+/// Ethertypes in memory order.
+const ETH_IPV4: u16 = EtherType::Ipv4 as u16;
+const ETH_IPV6: u16 = EtherType::Ipv6 as u16;
+const ETH_ARP: u16 = EtherType::Arp as u16;
+
+/// Headers without options: what must lie in one piece for the usual packet.
+const fn headers(ether_type: u16) -> u32 {
+    let ip = if ether_type == ETH_IPV6 { Ipv6Hdr::LEN } else { Ipv4Hdr::LEN };
+    (L3 + ip + TcpHdr::LEN) as u32
+}
+
+/// Parses the IP header of an IPv4 or IPv6 frame.
+#[inline(always)]
+fn parse(packet: &mut Packet, linear: &Linear, ether_type: u16) -> Result<(), DropReason> {
+    match ether_type {
+        ETH_IPV4 => packet.parse_v4(linear),
+        ETH_IPV6 => packet.parse_v6(linear),
+        _ => Err(DropReason::UnknownEtherType),
+    }
+}
+
+/// The type of the frame, and its headers in one piece.
+#[inline(always)]
+fn open(kernel: &Kernel<'_>) -> Result<(EthHdr, Linear), DropReason> {
+    let linear = Linear::of(kernel.ctx, EthHdr::LEN as u32);
+    let ethernet: EthHdr = linear.load(0)?;
+    Ok((ethernet, Linear::of(kernel.ctx, headers(ethernet.ether_type))))
+}
+
+/// The container hook.
+#[inline(always)]
+pub fn container(kernel: &Kernel<'_>) -> Result<Outcome, DropReason> {
+    let (ethernet, linear) = open(kernel)?;
+    let ifindex = kernel.ifindex();
+    let veth = maps::VETHS.get_ptr(ifindex).ok_or(DropReason::UnknownEndpoint)?;
+    // SAFETY: map values stay allocated while the program runs.
+    let veth: &Veth = unsafe { &*veth };
+    if !veth.mac.same(&ethernet.src_addr) {
+        return Err(DropReason::SpoofedSource);
+    }
+    if ethernet.ether_type == ETH_ARP {
+        return neighbour::answer_arp(kernel, veth);
+    }
+    let mut packet = Packet::of_network(veth.network);
+    parse(&mut packet, &linear, ethernet.ether_type)?;
+    if packet.ip_proto == IpProto::Ipv6Icmp as u8
+        && let Some(kind) = neighbour::discovery(&linear, &packet)?
+    {
+        return neighbour::handle_discovery(kernel, veth, &packet, kind);
+    }
+    let verdict = match container::within_network(kernel, &packet, veth)? {
+        Some(verdict) => verdict,
+        None => {
+            packet.parse_transport(&linear)?;
+            container::out_of_network(kernel, &packet, veth, ifindex)?
+        }
+    };
+    match verdict {
+        Verdict::Deliver { ifindex } => deliver(kernel, ifindex),
+        Verdict::Sent(toward) => Ok(sent(toward)),
+        // Through the gateway device, so that the host sees its containers' packets come
+        // from the interface that has their route (rp_filter), whatever the veth is called.
+        Verdict::Host => redirected(
+            // SAFETY: a helper with plain arguments.
+            unsafe { bpf_redirect(veth.gateway_ifindex, BPF_F_INGRESS.into()) },
+            Outcome::ToGateway,
+        ),
+    }
+}
+
+/// The uplink hook. What cannot be parsed is the stack's business.
+#[inline(always)]
+pub fn uplink(kernel: &Kernel<'_>) -> Result<Outcome, DropReason> {
+    let Ok((ethernet, linear)) = open(kernel) else { return Ok(Outcome::Pass) };
+    let mut packet = Packet::of_network(OUTSIDE);
+    if parse(&mut packet, &linear, ethernet.ether_type).is_err() {
+        return Ok(Outcome::Pass);
+    }
+    if packet.parse_transport(&linear).is_err() {
+        return Ok(Outcome::Pass);
+    }
+    match uplink::inward(kernel, &packet)? {
+        Verdict::Sent(toward) => Ok(sent(toward)),
+        Verdict::Deliver { .. } | Verdict::Host => Ok(Outcome::Pass),
+    }
+}
+
+/// The gateway hook.
+#[inline(always)]
+pub fn gateway(kernel: &Kernel<'_>) -> Result<Outcome, DropReason> {
+    let (ethernet, linear) = open(kernel)?;
+    let network = maps::NETWORKS.get_ptr(kernel.ifindex()).ok_or(DropReason::UnknownEndpoint)?;
+    // SAFETY: map values stay allocated while the program runs.
+    let network = unsafe { (*network).id };
+    let mut packet = Packet::of_network(network);
+    parse(&mut packet, &linear, ethernet.ether_type)?;
+    let forwarded = kernel.ingress_ifindex() != 0;
+    let endpoint = gateway::deliver(kernel, &packet, forwarded)?;
+    rewrite::macs(kernel.ctx, &endpoint.mac, &endpoint.gateway_mac)?;
+    // Not redirect_peer, which works from ingress only.
+    // SAFETY: a helper with plain arguments.
+    redirected(unsafe { bpf_redirect(endpoint.ifindex, 0) }, Outcome::ToContainer)
+}
+
+/// Delivers a packet unchanged into the container behind a host-side veth.
+#[inline(always)]
+fn deliver(kernel: &Kernel<'_>, ifindex: u32) -> Result<Outcome, DropReason> {
+    // The frame carries the receiver's MAC, which is not our veth's: the stack took it for
+    // somebody else's. Kernels from 6.15 on set this themselves when redirecting.
+    if kernel.packet_type() != PACKET_HOST {
+        let _ = kernel.ctx.change_type(PACKET_HOST);
+    }
+    // SAFETY: a helper with plain arguments.
+    redirected(unsafe { bpf_redirect_peer(ifindex, 0) }, Outcome::ToContainer)
+}
+
+/// Rewrites a packet as its flow says and redirects it.
+#[inline(always)]
+pub fn send(kernel: &Kernel<'_>, packet: &Packet, flow: &Flow) -> Result<Verdict, DropReason> {
+    if packet.ttl <= 1 {
+        return Err(DropReason::TtlExpired);
+    }
+    rewrite::translate(kernel.ctx, packet, flow)?;
+    let result = match flow.to {
+        Toward::Container => {
+            rewrite::macs(kernel.ctx, &flow.dst_mac, &flow.src_mac)?;
+            // SAFETY: a helper with plain arguments.
+            unsafe { bpf_redirect_peer(flow.ifindex, 0) }
+        }
+        Toward::Uplink => redirect_neigh(flow.ifindex, &flow.next_hop),
+    };
+    if result == i64::from(TC_ACT_REDIRECT) {
+        Ok(Verdict::Sent(flow.to))
+    } else {
+        Err(DropReason::RewriteFailed)
+    }
+}
+
+/// Sends out of a device to a next hop; the kernel resolves its MAC.
+#[inline(always)]
+fn redirect_neigh(ifindex: u32, next_hop: &Addr) -> i64 {
+    // SAFETY: integers and a union of integers; all zero is valid.
+    let mut params: bpf_redir_neigh = unsafe { core::mem::zeroed() };
+    let words = route::words(next_hop);
+    if next_hop.is_v4() {
+        params.nh_family = route::AF_INET.into();
+        params.__bindgen_anon_1.ipv4_nh = words[3];
+    } else {
+        params.nh_family = route::AF_INET6.into();
+        params.__bindgen_anon_1.ipv6_nh = words;
+    }
+    let size = size_of::<bpf_redir_neigh>() as i32;
+    // SAFETY: the parameters are initialised and as long as said.
+    unsafe { bpf_redirect_neigh(ifindex, &raw mut params, size, 0) }
+}
+
+#[inline(always)]
+fn sent(toward: Toward) -> Outcome {
+    match toward {
+        Toward::Container => Outcome::ToContainer,
+        Toward::Uplink => Outcome::ToUplink,
+    }
+}
+
+/// The outcome, if the redirecting helper agreed.
+#[inline(always)]
+pub fn redirected(result: i64, outcome: Outcome) -> Result<Outcome, DropReason> {
+    if result == i64::from(TC_ACT_REDIRECT) { Ok(outcome) } else { Err(DropReason::RewriteFailed) }
+}
+
+/// Counts what became of the packet and tells the kernel: the only place that does.
+#[inline(always)]
+pub fn finish(kernel: &Kernel<'_>, result: Result<Outcome, DropReason>) -> i32 {
+    let len = kernel.ctx.len();
+    let action = match &result {
+        Ok(Outcome::Pass) => TC_ACT_UNSPEC,
+        Ok(_) => TC_ACT_REDIRECT,
+        Err(reason) => {
+            count_drop(kernel, *reason, len);
+            TC_ACT_SHOT
+        }
+    };
+    kernel.count(|counters| {
+        counters.seen.add(len);
+        match result {
+            Ok(Outcome::ToContainer) => counters.to_container.add(len),
+            Ok(Outcome::ToUplink) => counters.to_uplink.add(len),
+            Ok(Outcome::ToGateway | Outcome::Pass) => counters.to_host.add(len),
+            Ok(Outcome::Answered) => counters.answered.add(len),
+            Err(_) => counters.dropped.add(len),
+        }
+    });
+    action
+}
+
+#[inline(never)]
+fn count_drop(kernel: &Kernel<'_>, reason: DropReason, len: u32) {
+    let key = DropKey { reason, hook: kernel.hook, reserved: [0; 2] };
+    match maps::DROPS.get_ptr_mut(&key) {
+        // SAFETY: the record is this CPU's own.
+        Some(count) => unsafe { (*count).add(len) },
+        None => {
+            let mut count = netpath_common::counter::Count::default();
+            count.add(len);
+            let _ = maps::DROPS.insert(&key, &count, 0);
+        }
+    }
+    debug!(
+        kernel.ctx,
+        "drop: reason {}, hook {}, device {}, {} bytes",
+        reason as u8,
+        kernel.hook as u8,
+        kernel.ifindex(),
+        len
+    );
+}

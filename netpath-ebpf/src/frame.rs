@@ -1,0 +1,56 @@
+//! The bytes of the packet at hand, read in place.
+
+use aya_ebpf::programs::TcContext;
+use netpath_common::packet::{Frame, Wire};
+use netpath_common::reason::DropReason;
+
+/// The linear part of the packet's buffer.
+#[derive(Clone, Copy)]
+pub struct Linear {
+    start: usize,
+    end: usize,
+    len: u32,
+}
+
+impl Linear {
+    /// The buffer, made to hold `headers` bytes in one piece if the packet is that long.
+    #[inline(always)]
+    pub fn of(ctx: &TcContext, headers: u32) -> Self {
+        let want = headers.min(ctx.len());
+        let linear = Self::as_is(ctx);
+        if linear.end - linear.start >= want as usize {
+            return linear;
+        }
+        // If it fails, the loads do.
+        let _ = ctx.pull_data(want);
+        Self::as_is(ctx)
+    }
+
+    #[inline(always)]
+    fn as_is(ctx: &TcContext) -> Self {
+        Self { start: ctx.data(), end: ctx.data_end(), len: ctx.len() }
+    }
+
+    /// A pointer to `T` at `offset`, if it lies within the buffer.
+    #[inline(always)]
+    pub fn at<T>(&self, offset: usize) -> Option<*mut T> {
+        let start = self.start + offset;
+        (start + size_of::<T>() <= self.end).then_some(start as *mut T)
+    }
+}
+
+impl Frame for Linear {
+    #[inline(always)]
+    fn load<T: Wire>(&self, offset: usize) -> Result<T, DropReason> {
+        let at = self.at::<T>(offset).ok_or(DropReason::Malformed)?;
+        // SAFETY: the bounds are checked, any bytes are a valid `T`, and BPF has no alignment
+        // of packet loads to respect where the kernel's architecture has none (the verifier
+        // refuses the program elsewhere).
+        Ok(unsafe { *at })
+    }
+
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        self.len
+    }
+}

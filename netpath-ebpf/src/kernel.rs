@@ -1,0 +1,185 @@
+//! The kernel as the surroundings of the shared logic: BPF maps and helpers.
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::btf_maps::HashMap;
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns};
+use aya_ebpf::programs::TcContext;
+use netpath_common::addr::Addr;
+use netpath_common::config::{Config, FALLBACK};
+use netpath_common::counter::{Hook, HookCounters};
+use netpath_common::endpoint::{Endpoint, EndpointKey};
+use netpath_common::env::{Env, InsertError, Route, Scratch, Table, Verdict};
+use netpath_common::flow::Flow;
+use netpath_common::network::{HostAddr, Uplink};
+use netpath_common::packet::Packet;
+use netpath_common::port::{PortKey, PortTarget};
+use netpath_common::reason::DropReason;
+use netpath_common::tuple::Tuple;
+
+use crate::maps;
+use crate::{action, route};
+
+/// One packet at one hook.
+#[derive(Clone, Copy)]
+pub struct Kernel<'a> {
+    /// The packet.
+    pub ctx: &'a TcContext,
+    /// Where it met us.
+    pub hook: Hook,
+}
+
+impl<'a> Kernel<'a> {
+    /// The packet of `ctx`.
+    #[inline(always)]
+    pub fn new(ctx: &'a TcContext, hook: Hook) -> Self {
+        Self { ctx, hook }
+    }
+
+    /// The device that the program is attached to.
+    #[inline(always)]
+    pub fn ifindex(&self) -> u32 {
+        // SAFETY: the context is valid for the program's whole run.
+        unsafe { (*self.ctx.skb.skb).ifindex }
+    }
+
+    /// The device by which the packet entered the host; 0 if the host made it.
+    #[inline(always)]
+    pub fn ingress_ifindex(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.ctx.skb.skb).ingress_ifindex }
+    }
+
+    /// What eth_type_trans() made of the destination MAC (`PACKET_HOST` is 0).
+    #[inline(always)]
+    pub fn packet_type(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.ctx.skb.skb).pkt_type }
+    }
+
+    /// This CPU's counters of the hook.
+    #[inline(always)]
+    pub fn count(&self, f: impl FnOnce(&mut HookCounters)) {
+        if let Some(counters) = maps::COUNTERS.get_ptr_mut(self.hook as u32) {
+            // SAFETY: the record is this CPU's own.
+            f(unsafe { &mut *counters });
+        }
+    }
+}
+
+/// A BPF hash map as a table.
+#[derive(Clone, Copy)]
+pub struct Map<'a, M>(pub &'a M);
+
+impl<K, V: Copy, const N: usize, const F: usize> Table<K, V> for Map<'_, HashMap<K, V, N, F>> {
+    #[inline(always)]
+    fn with<R>(&self, key: &K, f: impl FnOnce(&mut V) -> R) -> Option<R> {
+        // SAFETY: map values stay allocated while the program runs. Other CPUs may write the
+        // same words; `Table` tells its users so.
+        self.0.get_ptr_mut(key).map(|value| f(unsafe { &mut *value }))
+    }
+
+    #[inline(always)]
+    fn insert_new(&self, key: &K, value: &V) -> Result<(), InsertError> {
+        const EEXIST: i32 = -17;
+        self.0.insert(key, value, BPF_NOEXIST.into()).map_err(|error| match error {
+            EEXIST => InsertError::Exists,
+            _ => InsertError::Full,
+        })
+    }
+
+    #[inline(always)]
+    fn replace(&self, key: &K, value: &V) -> Result<(), InsertError> {
+        self.0.insert(key, value, 0).map_err(|_| InsertError::Full)
+    }
+
+    #[inline(always)]
+    fn remove(&self, key: &K) {
+        let _ = self.0.remove(key);
+    }
+}
+
+impl Env for Kernel<'_> {
+    #[inline(always)]
+    fn flows(&self) -> impl Table<Tuple, Flow> {
+        Map(&maps::FLOWS)
+    }
+
+    #[inline(always)]
+    fn endpoints(&self) -> impl Table<EndpointKey, Endpoint> {
+        Map(&maps::ENDPOINTS)
+    }
+
+    #[inline(always)]
+    fn ports(&self) -> impl Table<PortKey, PortTarget> {
+        Map(&maps::PORTS)
+    }
+
+    #[inline(always)]
+    fn uplinks(&self) -> impl Table<u32, Uplink> {
+        Map(&maps::UPLINKS)
+    }
+
+    #[inline(always)]
+    fn host_addrs(&self) -> impl Table<Addr, HostAddr> {
+        Map(&maps::HOST_ADDRS)
+    }
+
+    #[inline(always)]
+    fn network_of(&self, addr: &Addr) -> Option<u16> {
+        maps::SUBNETS.get(&Key::new(128, *addr)).copied()
+    }
+
+    #[inline(always)]
+    fn generation(&self, slot: u32) -> u32 {
+        maps::GENERATIONS.get(slot).copied().unwrap_or(0)
+    }
+
+    #[inline(always)]
+    fn config(&self) -> &Config {
+        maps::CONFIG.get(0).unwrap_or(&FALLBACK)
+    }
+
+    #[inline(always)]
+    fn now(&self) -> u32 {
+        const NANOS: u64 = 1_000_000_000;
+        // The coarse clock is one load; whole seconds need no better.
+        // SAFETY: a helper without arguments.
+        (unsafe { bpf_ktime_get_coarse_ns() } / NANOS) as u32
+    }
+
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        // SAFETY: a helper without arguments.
+        unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
+    fn route(&self, gateway_ifindex: u32, src: &Addr, dst: &Addr) -> Result<Route, DropReason> {
+        route::lookup(self, gateway_ifindex, src, dst)
+    }
+
+    #[inline(always)]
+    fn send(&self, packet: &Packet, flow: &Flow) -> Result<Verdict, DropReason> {
+        action::send(self, packet, flow)
+    }
+
+    #[inline(always)]
+    fn count_new_flow(&self) {
+        self.count(|counters| counters.new_flows += 1);
+    }
+
+    #[inline(always)]
+    fn with_scratch<R>(&self, f: impl FnOnce(&mut Scratch) -> R) -> Option<R> {
+        // SAFETY: the record is this CPU's own, and no other program of ours can run on this
+        // CPU before this one has ended (bottom halves are off).
+        maps::SCRATCH.get_ptr_mut(0).map(|scratch| f(unsafe { &mut *scratch }))
+    }
+}
+
+/// Context pointer for helpers that take any context.
+#[inline(always)]
+pub fn raw(kernel: &Kernel<'_>) -> *mut core::ffi::c_void {
+    kernel.ctx.as_ptr()
+}

@@ -1,0 +1,78 @@
+//! The maps. Operators read them with `bpftool`: keys and values are records with named
+//! fields, names fit into the kernel's 15 characters.
+
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, PerCpuHashMap};
+use aya_ebpf::macros::btf_map;
+use aya_ebpf::{Global, bindings::BPF_F_NO_PREALLOC};
+use netpath_common::addr::Addr;
+use netpath_common::config::Config;
+use netpath_common::counter::{Count, DropKey, HookCounters};
+use netpath_common::endpoint::{Endpoint, EndpointKey, MAX_ENDPOINTS, Veth};
+use netpath_common::env::Scratch;
+use netpath_common::flow::Flow;
+use netpath_common::network::{HostAddr, Network, Uplink};
+use netpath_common::port::{PortKey, PortTarget};
+use netpath_common::tuple::Tuple;
+
+const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
+
+/// Each endpoint has up to three addresses: IPv4, IPv6, link-local.
+const ENDPOINT_ADDRS: usize = 3 * MAX_ENDPOINTS as usize;
+
+/// Both directions of each connection. Preallocated: a packet must not wait for memory,
+/// nor fail for want of it before the table is full. The agent sets the size.
+#[btf_map(name = "flows")]
+pub static FLOWS: HashMap<Tuple, Flow, 262_144> = HashMap::new();
+
+/// Where an address of a network is.
+#[btf_map(name = "endpoints")]
+pub static ENDPOINTS: HashMap<EndpointKey, Endpoint, ENDPOINT_ADDRS, NO_PREALLOC> =
+    HashMap::new();
+
+/// Who is behind a host-side veth, by ifindex.
+#[btf_map(name = "veths")]
+pub static VETHS: HashMap<u32, Veth, { MAX_ENDPOINTS as usize }, NO_PREALLOC> = HashMap::new();
+
+/// The generation of each endpoint slot. An array: looking it up is two instructions.
+#[btf_map(name = "generations")]
+pub static GENERATIONS: Array<u32, { MAX_ENDPOINTS as usize }> = Array::new();
+
+/// Published ports.
+#[btf_map(name = "ports")]
+pub static PORTS: HashMap<PortKey, PortTarget, 131_072, NO_PREALLOC> = HashMap::new();
+
+/// Networks, by the ifindex of their gateway device.
+#[btf_map(name = "networks")]
+pub static NETWORKS: HashMap<u32, Network, 4096, NO_PREALLOC> = HashMap::new();
+
+/// The network of each subnet.
+#[btf_map(name = "subnets")]
+pub static SUBNETS: LpmTrie<Addr, u16, 8192> = LpmTrie::new();
+
+/// Uplinks, by ifindex.
+#[btf_map(name = "uplinks")]
+pub static UPLINKS: HashMap<u32, Uplink, 64, NO_PREALLOC> = HashMap::new();
+
+/// The host's own addresses.
+#[btf_map(name = "host_addrs")]
+pub static HOST_ADDRS: HashMap<Addr, HostAddr, 8192, NO_PREALLOC> = HashMap::new();
+
+/// The configuration: one record.
+#[btf_map(name = "config")]
+pub static CONFIG: Array<Config, 1> = Array::new();
+
+/// Memory for making a flow.
+#[btf_map(name = "scratch")]
+pub static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
+
+/// Counters, one record a hook.
+#[btf_map(name = "counters")]
+pub static COUNTERS: PerCpuArray<HookCounters, 3> = PerCpuArray::new();
+
+/// Drops by reason and hook.
+#[btf_map(name = "drops")]
+pub static DROPS: PerCpuHashMap<DropKey, Count, 256> = PerCpuHashMap::new();
+
+/// Whether the kernel knows `BPF_F_IPV6` of `bpf_l4_csum_replace` (6.16 and later); set at load.
+#[unsafe(no_mangle)]
+pub static CSUM_IPV6_FLAG: Global<u8> = Global::new(0);

@@ -1,0 +1,82 @@
+//! The host's routes, asked by bpf_fib_lookup().
+
+use aya_ebpf::bindings::{
+    BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS,
+    BPF_FIB_LOOKUP_SKIP_NEIGH, bpf_fib_lookup,
+};
+use netpath_common::addr::Addr;
+use netpath_common::env::Route;
+use netpath_common::reason::DropReason;
+
+use crate::kernel::{Kernel, raw};
+
+/// Address families as the kernel numbers them.
+pub const AF_INET: u8 = 2;
+/// See [`AF_INET`].
+pub const AF_INET6: u8 = 10;
+
+/// An address as four words in memory order.
+#[inline(always)]
+pub fn words(addr: &Addr) -> [u32; 4] {
+    let [a, b] = addr.words();
+    [a as u32, (a >> 32) as u32, b as u32, (b >> 32) as u32]
+}
+
+/// The host's route as seen from a network's gateway device.
+///
+/// The neighbour is not looked up: `bpf_redirect_neigh` does that when it sends, and
+/// keeps the neighbour's entry fresh.
+#[inline(never)]
+pub fn lookup(
+    kernel: &Kernel<'_>,
+    gateway_ifindex: u32,
+    src: &Addr,
+    dst: &Addr,
+) -> Result<Route, DropReason> {
+    // SAFETY: integers and unions of integers; all zero is valid.
+    let mut params: bpf_fib_lookup = unsafe { core::mem::zeroed() };
+    params.ifindex = gateway_ifindex;
+    if dst.is_v4() {
+        params.family = AF_INET;
+        params.__bindgen_anon_3.ipv4_src = words(src)[3];
+        params.__bindgen_anon_4.ipv4_dst = words(dst)[3];
+    } else {
+        params.family = AF_INET6;
+        params.__bindgen_anon_3.ipv6_src = words(src);
+        params.__bindgen_anon_4.ipv6_dst = words(dst);
+    }
+    // SAFETY: the parameters are initialised and as long as said.
+    let result = unsafe {
+        aya_ebpf::helpers::generated::bpf_fib_lookup(
+            raw(kernel),
+            &raw mut params,
+            size_of::<bpf_fib_lookup>() as i32,
+            BPF_FIB_LOOKUP_SKIP_NEIGH,
+        )
+    } as u32;
+    match result {
+        BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => Ok(Route {
+            ifindex: params.ifindex,
+            next_hop: next_hop(&params),
+        }),
+        BPF_FIB_LKUP_RET_FRAG_NEEDED => Err(DropReason::TooBig),
+        _ => Err(DropReason::NoRoute),
+    }
+}
+
+/// On success the kernel has put the next hop, of its own family, in the destination's place.
+#[inline(always)]
+fn next_hop(params: &bpf_fib_lookup) -> Addr {
+    // SAFETY: `family` says which member is valid.
+    unsafe {
+        if params.family == AF_INET {
+            Addr::v4(params.__bindgen_anon_4.ipv4_dst.to_ne_bytes())
+        } else {
+            let [a, b, c, d] = params.__bindgen_anon_4.ipv6_dst.map(u32::to_ne_bytes);
+            Addr::v6([
+                a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0],
+                d[1], d[2], d[3],
+            ])
+        }
+    }
+}

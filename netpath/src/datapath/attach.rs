@@ -1,0 +1,152 @@
+//! Programs and devices: tcx links (kernel 6.6 and later), pinned, so that they stay when
+//! the agent goes. A new program takes a link over by `link_update`, without a moment in
+//! which the device has none.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use aya::programs::links::{FdLink, LinkOrder, PinnedLink};
+use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
+use aya::programs::TcAttachType;
+use nix::libc;
+
+use super::load::Programs;
+
+/// A place where a program is attached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Hook {
+    /// tcx ingress of a host-side veth.
+    Container,
+    /// tcx ingress of an uplink.
+    Uplink,
+    /// tcx egress of a gateway device.
+    Gateway,
+}
+
+impl Hook {
+    const ALL: [Self; 3] = [Self::Container, Self::Uplink, Self::Gateway];
+
+    /// Name of its links' pins.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Container => "container",
+            Self::Uplink => "uplink",
+            Self::Gateway => "gateway",
+        }
+    }
+
+    /// Name of its program.
+    pub const fn program(self) -> &'static str {
+        match self {
+            Self::Container => "np_container",
+            Self::Uplink => "np_uplink",
+            Self::Gateway => "np_gateway",
+        }
+    }
+
+    const fn direction(self) -> TcAttachType {
+        match self {
+            Self::Container | Self::Uplink => TcAttachType::Ingress,
+            Self::Gateway => TcAttachType::Egress,
+        }
+    }
+}
+
+/// Folder of the pinned links.
+pub fn folder(bpffs: &Path) -> PathBuf {
+    bpffs.join("links")
+}
+
+fn pin(bpffs: &Path, hook: Hook, ifindex: u32) -> PathBuf {
+    folder(bpffs).join(format!("{}-{ifindex}", hook.name()))
+}
+
+/// Attaches the hook's program to a device, or puts it in the place of an older one.
+pub fn attach(programs: &mut Programs, bpffs: &Path, hook: Hook, ifindex: u32) -> Result<()> {
+    let pin = pin(bpffs, hook, ifindex);
+    let program = programs.classifier(hook.program())?;
+    if let Ok(link) = PinnedLink::from_pin(&pin) {
+        let link = SchedClassifierLink::try_from(FdLink::from(link))
+            .with_context(|| format!("{} is no tcx link", pin.display()))?;
+        if let Ok(id) = program.attach_to_link(link) {
+            // The pin holds the link; our own descriptor of it is not needed.
+            drop(program.take_link(id)?);
+            return Ok(());
+        }
+        // Its device is gone, and another has got the number.
+        remove(&pin)?;
+    }
+    let device = device_name(ifindex)?;
+    let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+    let id = program
+        .attach_with_options(&device, hook.direction(), options)
+        .with_context(|| format!("cannot attach {} to {device}", hook.program()))?;
+    let link: FdLink = program.take_link(id)?.try_into().context("the kernel made no tcx link")?;
+    link.pin(&pin).with_context(|| format!("cannot pin {}", pin.display()))?;
+    Ok(())
+}
+
+/// Detaches a device's program. A device that is gone has detached it already.
+pub fn detach(bpffs: &Path, hook: Hook, ifindex: u32) -> Result<()> {
+    remove(&pin(bpffs, hook, ifindex))
+}
+
+/// Detaches the programs of all devices but those for which `keep` says so.
+pub fn retain(bpffs: &Path, keep: impl Fn(Hook, u32) -> bool) -> Result<()> {
+    let folder = folder(bpffs);
+    for entry in fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let known = name.to_str().and_then(parse);
+        if !known.is_some_and(|(hook, ifindex)| keep(hook, ifindex)) {
+            remove(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn parse(name: &str) -> Option<(Hook, u32)> {
+    let (hook, ifindex) = name.split_once('-')?;
+    let hook = Hook::ALL.into_iter().find(|h| h.name() == hook)?;
+    Some((hook, ifindex.parse().ok()?))
+}
+
+fn remove(pin: &Path) -> Result<()> {
+    match fs::remove_file(pin) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", pin.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The device's name in the caller's network namespace.
+fn device_name(ifindex: u32) -> Result<String> {
+    let mut name = [0u8; libc::IF_NAMESIZE];
+    // SAFETY: the buffer has the size that the function asks for.
+    let found = unsafe { libc::if_indextoname(ifindex, name.as_mut_ptr().cast()) };
+    if found.is_null() {
+        let error = std::io::Error::last_os_error();
+        return Err(error).with_context(|| format!("no device has the number {ifindex}"));
+    }
+    let end = name.iter().position(|&byte| byte == 0).unwrap_or(name.len());
+    Ok(String::from_utf8_lossy(&name[..end]).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pin_names_are_read_back() {
+        for hook in Hook::ALL {
+            let pin = pin(Path::new("/x"), hook, 42);
+            assert_eq!(parse(pin.file_name().unwrap().to_str().unwrap()), Some((hook, 42)));
+        }
+        for odd in ["", "container", "container-", "container-x", "bridge-1", "-1"] {
+            assert_eq!(parse(odd), None, "{odd}");
+        }
+    }
+}

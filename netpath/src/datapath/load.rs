@@ -1,0 +1,191 @@
+//! The object: loading, pinning, taking over.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use aya::maps::{MapData, MapInfo};
+use aya::programs::SchedClassifier;
+use aya::{Ebpf, EbpfLoader};
+use log::{debug, warn};
+use netpath_common::config::Config;
+use nix::sys::statfs::{FsType, statfs};
+
+use super::attach;
+use super::spec::DatapathOptions;
+use super::tables::Tables;
+
+/// The programs, as compiled by the build script.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("NETPATH_EBPF_OBJECT"));
+
+/// Maps that outlive the agent. A record whose layout changes gets a new name here.
+const PINNED: [&str; 13] = [
+    "flows", "endpoints", "veths", "generations", "ports", "networks", "subnets", "uplinks",
+    "host_addrs", "config", "counters", "drops", "scratch",
+];
+
+const BPF_FS_MAGIC: FsType = FsType(0xcafe_4a11);
+
+/// First kernel whose `bpf_l4_csum_replace` knows `BPF_F_IPV6`.
+const CSUM_IPV6_KERNEL: (u32, u32) = (6, 16);
+
+/// The loaded programs.
+pub struct Programs {
+    ebpf: Ebpf,
+    logs: bool,
+}
+
+impl Programs {
+    /// A program by its name in the object.
+    ///
+    /// # Errors
+    /// If the object has no such program.
+    pub fn classifier(&mut self, name: &str) -> Result<&mut SchedClassifier> {
+        let program =
+            self.ebpf.program_mut(name).with_context(|| format!("the object lacks {name}"))?;
+        Ok(program.try_into()?)
+    }
+
+    pub(super) fn log(&mut self) -> Result<Option<aya_log::EbpfLogger<&'static dyn log::Log>>> {
+        if !self.logs {
+            return Ok(None);
+        }
+        aya_log::EbpfLogger::init(&mut self.ebpf).map(Some).context("cannot read the programs' log")
+    }
+}
+
+/// Loads the object with its maps pinned under, or taken from, `options.bpffs`.
+pub fn open(options: &DatapathOptions) -> Result<(Programs, Tables)> {
+    let fresh = prepare_folder(&options.bpffs)?;
+    let opened = load(options).and_then(|mut programs| {
+        let tables = Tables::take(&mut programs.ebpf)?;
+        Ok((programs, tables))
+    });
+    match opened {
+        Ok((programs, mut tables)) => {
+            let (snat_port_min, snat_port_max) = options.snat_ports;
+            tables.set_config(&Config { snat_port_min, snat_port_max, ..Config::default() })?;
+            Ok((programs, tables))
+        }
+        Err(error) => {
+            if fresh {
+                purge(&options.bpffs)?;
+            }
+            Err(error)
+        }
+    }
+}
+
+fn load(options: &DatapathOptions) -> Result<Programs> {
+    let entries = options.max_flows.checked_mul(2).context("--max-flows is too large")?;
+    let level = options.log.map_or(0, |level| level as u8);
+    let csum_ipv6 = u8::from(kernel_version()? >= CSUM_IPV6_KERNEL);
+    let mut loader = EbpfLoader::new();
+    loader
+        .override_global(aya_log::LEVEL, &level, true)
+        .override_global("CSUM_IPV6_FLAG", &csum_ipv6, true)
+        .map_max_entries("flows", entries);
+    for name in PINNED {
+        loader.map_pin_path(name, options.bpffs.join(name));
+    }
+    check_pinned(&options.bpffs, entries)?;
+    let mut ebpf = loader.load(OBJECT).map_err(explain)?;
+    for (name, program) in ebpf.programs_mut() {
+        let name = name.to_owned();
+        let program: &mut SchedClassifier = program.try_into()?;
+        program.load().with_context(|| format!("the kernel refused the program {name}"))?;
+    }
+    debug!("programs loaded, maps under {}", options.bpffs.display());
+    Ok(Programs { ebpf, logs: options.log.is_some() })
+}
+
+/// What most often is behind a failure to make the maps, in one sentence.
+fn explain(error: aya::EbpfError) -> anyhow::Error {
+    let text = format!("{:#}", anyhow::Error::new(error));
+    let denied = text.contains("Operation not permitted") || text.contains("Permission denied");
+    let hint = if denied { " (it needs root, or CAP_BPF and CAP_NET_ADMIN)" } else { "" };
+    anyhow::anyhow!("cannot load the BPF programs{hint}: {text}")
+}
+
+/// Pinned maps are used as they are, so they must be what the programs expect.
+fn check_pinned(bpffs: &Path, flow_entries: u32) -> Result<()> {
+    for name in PINNED {
+        let path = bpffs.join(name);
+        if !path.exists() {
+            continue;
+        }
+        let info = MapInfo::from_pin(&path)
+            .with_context(|| format!("cannot read the pinned map {}", path.display()))?;
+        if let Some((key, value)) = Tables::layout(name) {
+            ensure!(
+                (info.key_size(), info.value_size()) == (key, value),
+                "the pinned map {} was made by another version of netpath; stop the containers \
+                 and run `netpath purge --bpffs {}`",
+                path.display(),
+                bpffs.display()
+            );
+        }
+        if name == "flows" && info.max_entries() != flow_entries {
+            warn!(
+                "the flow table keeps its size of {} connections until `netpath purge`",
+                info.max_entries() / 2
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Makes the folder of the pins; true if it was not there.
+fn prepare_folder(bpffs: &Path) -> Result<bool> {
+    let parent = bpffs.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"));
+    let kind = statfs(parent).with_context(|| format!("cannot look at {}", parent.display()))?;
+    if kind.filesystem_type() != BPF_FS_MAGIC {
+        bail!(
+            "{} is not on a bpffs; mount one with `mount -t bpf bpf /sys/fs/bpf` or choose \
+             another folder with --bpffs",
+            bpffs.display()
+        );
+    }
+    let fresh = !bpffs.exists();
+    let links = attach::folder(bpffs);
+    fs::create_dir_all(&links).with_context(|| format!("cannot make {}", links.display()))?;
+    Ok(fresh)
+}
+
+/// Removes every pin under the folder, and the folder. A missing folder is fine.
+///
+/// # Errors
+/// If something cannot be removed.
+pub fn purge(bpffs: &Path) -> Result<()> {
+    for folder in [attach::folder(bpffs), bpffs.to_path_buf()] {
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Err(error) => return Err(error).context(format!("cannot read {}", folder.display())),
+        };
+        for entry in entries {
+            let path = entry?.path();
+            fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+        fs::remove_dir(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+    }
+    Ok(())
+}
+
+/// Major and minor version of the running kernel.
+fn kernel_version() -> Result<(u32, u32)> {
+    let release = nix::sys::utsname::uname().context("cannot ask for the kernel's version")?;
+    let release = release.release().to_string_lossy().into_owned();
+    let mut parts = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    match (parts.next(), parts.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => Ok((major, minor)),
+        _ => bail!("cannot make sense of the kernel's version {release:?}"),
+    }
+}
+
+/// One pinned map.
+pub(super) fn pinned(bpffs: &Path, name: &str) -> Result<MapData> {
+    let path = bpffs.join(name);
+    MapData::from_pin(&path).with_context(|| format!("no map is pinned at {}", path.display()))
+}

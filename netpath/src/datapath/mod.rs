@@ -1,0 +1,323 @@
+//! The datapath as the control plane sees it: load or adopt, attach, fill, read, clean.
+//!
+//! * [`load`]: the object, its maps and pins
+//! * [`attach`]: programs and devices (the only place that knows how)
+//! * [`tables`]: typed access to the maps; [`batch`]: reading a large one quickly
+//! * [`rows`]: what is shown to people and programs
+//! * [`sweep`]: removal of idle flows
+//!
+//! Everything that must outlive the agent is pinned under one folder of a bpffs: maps by
+//! their names, links under `links/`. An agent that starts finds them there and goes on.
+
+mod attach;
+mod batch;
+mod load;
+pub mod rows;
+mod spec;
+mod sweep;
+mod tables;
+
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use netpath_common::addr::{Addr, Mac};
+use netpath_common::endpoint::{Endpoint, EndpointKey, MAX_ENDPOINTS, Veth};
+use netpath_common::network::{HostAddr, Network, Uplink};
+use netpath_common::port::{PortKey, PortTarget};
+
+pub use attach::Hook;
+pub use load::{OBJECT, Programs, purge};
+pub use spec::{DatapathOptions, EndpointSpec, NetworkSpec, PortSpec};
+pub use sweep::SweepReport;
+
+use tables::Tables;
+
+/// The loaded programs and their maps.
+pub struct Datapath {
+    programs: Programs,
+    tables: Tables,
+    bpffs: PathBuf,
+    /// The slot of each endpoint, by ifindex of its veth.
+    slots: HashMap<u32, u32>,
+}
+
+/// What is to stay when an agent takes over; see [`Datapath::retain`].
+#[derive(Clone, Debug, Default)]
+pub struct Keep {
+    /// Uplinks by ifindex.
+    pub uplinks: Vec<u32>,
+    /// Gateway devices by ifindex.
+    pub gateways: Vec<u32>,
+    /// Host-side veths by ifindex.
+    pub veths: Vec<u32>,
+    /// Published ports.
+    pub ports: Vec<PortSpec>,
+}
+
+/// Bits that an IPv4 prefix has more in the mapped form.
+const MAPPED_BITS: u8 = 96;
+
+impl Datapath {
+    /// Loads the programs. Maps that are pinned already are taken over with their content,
+    /// and so are attached links, by [`Self::add_endpoint`] and its like.
+    ///
+    /// # Errors
+    /// If the folder is not on a bpffs, the kernel refuses a program, or pinned maps have
+    /// another layout. Nothing is left behind that was not there before.
+    pub fn open(options: &DatapathOptions) -> Result<Self> {
+        let (programs, tables) = load::open(options)?;
+        let slots = tables.veths.iter()?.map(|(ifindex, veth)| (ifindex, veth.slot)).collect();
+        Ok(Self { programs, tables, bpffs: options.bpffs.clone(), slots })
+    }
+
+    /// The programs, for tests and measurements that run them by hand.
+    pub fn programs(&mut self) -> &mut Programs {
+        &mut self.programs
+    }
+
+    /// Attaches the uplink program to a device. Attaching twice is fine.
+    ///
+    /// # Errors
+    /// If there is no such device.
+    pub fn attach_uplink(&mut self, ifindex: u32) -> Result<()> {
+        if self.tables.uplinks.get(&ifindex)?.is_none() {
+            let none = Uplink { addr4: Addr::UNSPECIFIED, addr6: Addr::UNSPECIFIED };
+            self.tables.uplinks.insert(&ifindex, &none)?;
+        }
+        attach::attach(&mut self.programs, &self.bpffs, Hook::Uplink, ifindex)
+    }
+
+    /// Detaches the uplink program.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn detach_uplink(&mut self, ifindex: u32) -> Result<()> {
+        attach::detach(&self.bpffs, Hook::Uplink, ifindex)?;
+        self.tables.uplinks.remove(&ifindex)
+    }
+
+    /// Sets the addresses that masqueraded packets carry on an uplink.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn set_uplink_addrs(
+        &mut self,
+        ifindex: u32,
+        v4: Option<Ipv4Addr>,
+        v6: Option<Ipv6Addr>,
+    ) -> Result<()> {
+        let uplink = Uplink { addr4: optional(v4), addr6: optional(v6) };
+        self.tables.uplinks.insert(&ifindex, &uplink)
+    }
+
+    /// Makes the given addresses, each with the ifindex of its device, the host's own.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn set_host_addrs(&mut self, addrs: &[(IpAddr, u32)]) -> Result<()> {
+        let wanted: HashMap<Addr, HostAddr> =
+            addrs.iter().map(|&(ip, ifindex)| (Addr::from(ip), HostAddr { ifindex })).collect();
+        for (addr, host) in &wanted {
+            self.tables.host_addrs.insert(addr, host)?;
+        }
+        self.tables.host_addrs.retain(|addr| wanted.contains_key(addr))
+    }
+
+    /// Adds a network, or takes it over: its gateway device and its subnets.
+    ///
+    /// # Errors
+    /// If the device is missing or the kernel refuses.
+    pub fn add_network(&mut self, network: &NetworkSpec) -> Result<()> {
+        let record = Network { id: network.id, mac: Mac::new(network.gateway_mac) };
+        self.tables.networks.insert(&network.gateway_ifindex, &record)?;
+        for subnet in &network.subnets {
+            let (addr, bits) = prefix(*subnet);
+            self.tables.insert_subnet(addr, bits, network.id)?;
+        }
+        attach::attach(&mut self.programs, &self.bpffs, Hook::Gateway, network.gateway_ifindex)
+    }
+
+    /// Removes a network.
+    ///
+    /// # Errors
+    /// If the kernel refuses; what is gone already is fine.
+    pub fn remove_network(&mut self, network: &NetworkSpec) -> Result<()> {
+        for subnet in &network.subnets {
+            let (addr, bits) = prefix(*subnet);
+            self.tables.remove_subnet(addr, bits)?;
+        }
+        self.tables.networks.remove(&network.gateway_ifindex)?;
+        attach::detach(&self.bpffs, Hook::Gateway, network.gateway_ifindex)
+    }
+
+    /// Adds an endpoint, or takes it over.
+    ///
+    /// # Errors
+    /// If the device is missing, the host has [`MAX_ENDPOINTS`] already, or the kernel refuses.
+    pub fn add_endpoint(&mut self, spec: &EndpointSpec) -> Result<()> {
+        let slot = match self.slots.get(&spec.ifindex) {
+            Some(&slot) => slot,
+            None => self.free_slot()?,
+        };
+        let endpoint = Endpoint {
+            ifindex: spec.ifindex,
+            slot,
+            gateway_ifindex: spec.gateway_ifindex,
+            mac: Mac::new(spec.mac),
+            gateway_mac: Mac::new(spec.gateway_mac),
+        };
+        let veth = Veth {
+            addr4: optional(spec.addr4),
+            addr6: optional(spec.addr6),
+            link_local: optional(spec.link_local),
+            gateway4: optional(spec.gateway4),
+            gateway6: optional(spec.gateway6),
+            slot,
+            gateway_ifindex: spec.gateway_ifindex,
+            network: spec.network,
+            prefix4: spec.addr4.map_or(0, |_| spec.prefix4 + MAPPED_BITS),
+            prefix6: spec.addr6.map_or(0, |_| spec.prefix6),
+            mac: Mac::new(spec.mac),
+            gateway_mac: Mac::new(spec.gateway_mac),
+        };
+        self.slots.insert(spec.ifindex, slot);
+        self.tables.veths.insert(&spec.ifindex, &veth)?;
+        for addr in [veth.addr4, veth.addr6, veth.link_local] {
+            if !addr.is_unspecified() {
+                self.tables.endpoints.insert(&EndpointKey::new(spec.network, addr), &endpoint)?;
+            }
+        }
+        let attached =
+            attach::attach(&mut self.programs, &self.bpffs, Hook::Container, spec.ifindex);
+        if attached.is_err() {
+            self.remove_endpoint(spec.ifindex)?;
+        }
+        attached
+    }
+
+    /// Removes an endpoint and its published ports. Its flows die at once: their slot gets
+    /// a new generation.
+    ///
+    /// # Errors
+    /// If the kernel refuses; what is gone already is fine.
+    pub fn remove_endpoint(&mut self, ifindex: u32) -> Result<()> {
+        let slot = self.slots.remove(&ifindex);
+        if let Some(slot) = slot {
+            self.tables.ports.retain_values(|target| target.slot != slot)?;
+            self.tables.bump_generation(slot)?;
+        }
+        if let Some(veth) = self.tables.veths.get(&ifindex)? {
+            for addr in [veth.addr4, veth.addr6, veth.link_local] {
+                let key = EndpointKey::new(veth.network, addr);
+                // The address may have a new owner already.
+                if self.tables.endpoints.get(&key)?.is_some_and(|e| e.ifindex == ifindex) {
+                    self.tables.endpoints.remove(&key)?;
+                }
+            }
+        }
+        self.tables.veths.remove(&ifindex)?;
+        attach::detach(&self.bpffs, Hook::Container, ifindex)
+    }
+
+    /// Publishes a port of an endpoint.
+    ///
+    /// # Errors
+    /// If the endpoint is unknown or the families of the addresses differ.
+    pub fn publish(&mut self, port: &PortSpec) -> Result<()> {
+        ensure!(
+            port.host_ip.is_ipv4() == port.container_ip.is_ipv4(),
+            "cannot publish {} at {}: the families of the addresses differ",
+            port.container_ip,
+            port.host_ip
+        );
+        let veth = self
+            .tables
+            .veths
+            .get(&port.endpoint_ifindex)?
+            .with_context(|| format!("no endpoint behind device {}", port.endpoint_ifindex))?;
+        let target = PortTarget {
+            addr: port.container_ip.into(),
+            port: port.container_port,
+            network: veth.network,
+            slot: veth.slot,
+        };
+        self.tables.ports.insert(&port_key(port), &target)
+    }
+
+    /// Takes a published port back.
+    ///
+    /// # Errors
+    /// If the kernel refuses; what is gone already is fine.
+    pub fn unpublish(&mut self, port: &PortSpec) -> Result<()> {
+        self.tables.ports.remove(&port_key(port))
+    }
+
+    /// Removes all that an earlier agent left and nobody owns any more.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn retain(&mut self, keep: &Keep) -> Result<()> {
+        let ports: HashSet<PortKey> = keep.ports.iter().map(port_key).collect();
+        self.tables.ports.retain(|key| ports.contains(key))?;
+        let veths: Vec<u32> = self.tables.veths.keys()?;
+        for ifindex in veths.into_iter().filter(|i| !keep.veths.contains(i)) {
+            self.remove_endpoint(ifindex)?;
+        }
+        let owned: HashSet<u32> = self.slots.values().copied().collect();
+        self.tables.endpoints.retain_values(|endpoint| owned.contains(&endpoint.slot))?;
+        self.tables.uplinks.retain(|ifindex| keep.uplinks.contains(ifindex))?;
+        self.tables.networks.retain(|ifindex| keep.gateways.contains(ifindex))?;
+        let networks: HashSet<u16> =
+            self.tables.networks.iter()?.map(|(_, network)| network.id).collect();
+        self.tables.retain_subnets(|id| networks.contains(&id))?;
+        attach::retain(&self.bpffs, |hook, ifindex| match hook {
+            Hook::Container => keep.veths.contains(&ifindex),
+            Hook::Uplink => keep.uplinks.contains(&ifindex),
+            Hook::Gateway => keep.gateways.contains(&ifindex),
+        })
+    }
+
+    /// The messages of the programs themselves, if they were asked for; drain it whenever
+    /// its file descriptor is readable.
+    ///
+    /// # Errors
+    /// If the object has no log.
+    pub fn log(&mut self) -> Result<Option<aya_log::EbpfLogger<&'static dyn log::Log>>> {
+        self.programs.log()
+    }
+
+    fn free_slot(&self) -> Result<u32> {
+        let taken: HashSet<u32> = self.slots.values().copied().collect();
+        match (0..MAX_ENDPOINTS).find(|slot| !taken.contains(slot)) {
+            Some(slot) => Ok(slot),
+            None => bail!("this host has {MAX_ENDPOINTS} endpoints already"),
+        }
+    }
+
+    /// Removes every pin under the folder, which detaches all programs, and the folder.
+    ///
+    /// # Errors
+    /// If something cannot be removed.
+    pub fn purge(bpffs: &Path) -> Result<()> {
+        load::purge(bpffs)
+    }
+}
+
+fn optional<T: Into<Addr>>(addr: Option<T>) -> Addr {
+    addr.map_or(Addr::UNSPECIFIED, Into::into)
+}
+
+fn port_key(port: &PortSpec) -> PortKey {
+    PortKey::new(port.proto, port.host_ip.into(), port.host_port)
+}
+
+/// A subnet's prefix in the 128-bit form.
+fn prefix(subnet: ipnet::IpNet) -> (Addr, u8) {
+    let bits = match subnet {
+        ipnet::IpNet::V4(v4) => v4.prefix_len() + MAPPED_BITS,
+        ipnet::IpNet::V6(v6) => v6.prefix_len(),
+    };
+    (subnet.network().into(), bits)
+}

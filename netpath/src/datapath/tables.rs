@@ -1,0 +1,183 @@
+//! Typed access to the maps.
+
+use std::borrow::Borrow;
+
+use anyhow::{Context as _, Result};
+use aya::maps::lpm_trie::Key;
+use aya::maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuArray, PerCpuHashMap};
+use aya::{Ebpf, Pod};
+use netpath_common::addr::Addr;
+use netpath_common::config::Config;
+use netpath_common::counter::{Count, DropKey, HookCounters};
+use netpath_common::endpoint::{Endpoint, EndpointKey, Veth};
+use netpath_common::flow::Flow;
+use netpath_common::network::{HostAddr, Network, Uplink};
+use netpath_common::port::{PortKey, PortTarget};
+use netpath_common::tuple::Tuple;
+
+/// All maps that the agent writes or reads.
+pub struct Tables {
+    pub endpoints: Table<EndpointKey, Endpoint>,
+    pub veths: Table<u32, Veth>,
+    pub ports: Table<PortKey, PortTarget>,
+    pub networks: Table<u32, Network>,
+    pub uplinks: Table<u32, Uplink>,
+    pub host_addrs: Table<Addr, HostAddr>,
+    pub counters: PerCpuArray<MapData, HookCounters>,
+    pub drops: PerCpuHashMap<MapData, DropKey, Count>,
+    subnets: LpmTrie<MapData, Addr, u16>,
+    generations: Array<MapData, u32>,
+    config: Array<MapData, Config>,
+}
+
+impl Tables {
+    /// Takes the maps out of a loaded object.
+    pub fn take(ebpf: &mut Ebpf) -> Result<Self> {
+        let mut take = |name: &str| {
+            ebpf.take_map(name).with_context(|| format!("the object lacks the map {name}"))
+        };
+        Ok(Self {
+            endpoints: Table(HashMap::try_from(take("endpoints")?)?),
+            veths: Table(HashMap::try_from(take("veths")?)?),
+            ports: Table(HashMap::try_from(take("ports")?)?),
+            networks: Table(HashMap::try_from(take("networks")?)?),
+            uplinks: Table(HashMap::try_from(take("uplinks")?)?),
+            host_addrs: Table(HashMap::try_from(take("host_addrs")?)?),
+            counters: PerCpuArray::try_from(take("counters")?)?,
+            drops: PerCpuHashMap::try_from(take("drops")?)?,
+            subnets: LpmTrie::try_from(take("subnets")?)?,
+            generations: Array::try_from(take("generations")?)?,
+            config: Array::try_from(take("config")?)?,
+        })
+    }
+
+    /// Sizes of a map's key and value as this version has them.
+    pub fn layout(name: &str) -> Option<(u32, u32)> {
+        const fn sizes<K, V>() -> (u32, u32) {
+            (size_of::<K>() as u32, size_of::<V>() as u32)
+        }
+        Some(match name {
+            "flows" => sizes::<Tuple, Flow>(),
+            "endpoints" => sizes::<EndpointKey, Endpoint>(),
+            "veths" => sizes::<u32, Veth>(),
+            "ports" => sizes::<PortKey, PortTarget>(),
+            "networks" => sizes::<u32, Network>(),
+            "uplinks" => sizes::<u32, Uplink>(),
+            "host_addrs" => sizes::<Addr, HostAddr>(),
+            "counters" => sizes::<u32, HookCounters>(),
+            "drops" => sizes::<DropKey, Count>(),
+            "generations" => sizes::<u32, u32>(),
+            "config" => sizes::<u32, Config>(),
+            _ => return None,
+        })
+    }
+
+    /// Writes the configuration.
+    pub fn set_config(&mut self, config: &Config) -> Result<()> {
+        self.config.set(0, config, 0).context("cannot write the configuration")
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> Result<Config> {
+        self.config.get(&0, 0).context("cannot read the configuration")
+    }
+
+    /// Notes the network of a subnet; `bits` counts in the 128-bit form.
+    pub fn insert_subnet(&mut self, addr: Addr, bits: u8, network: u16) -> Result<()> {
+        self.subnets.insert(&Key::new(bits.into(), addr), network, 0).context("cannot add a subnet")
+    }
+
+    /// Forgets a subnet.
+    pub fn remove_subnet(&mut self, addr: Addr, bits: u8) -> Result<()> {
+        absent_is_fine(self.subnets.remove(&Key::new(bits.into(), addr)))
+    }
+
+    /// Forgets the subnets of all networks but those for which `keep` says so.
+    pub fn retain_subnets(&mut self, keep: impl Fn(u16) -> bool) -> Result<()> {
+        let all: Vec<_> = self.subnets.iter().collect::<Result<_, _>>()?;
+        for (key, _) in all.into_iter().filter(|(_, network)| !keep(*network)) {
+            absent_is_fine(self.subnets.remove(&key))?;
+        }
+        Ok(())
+    }
+
+    /// The generation of an endpoint's slot.
+    pub fn generation(&self, slot: u32) -> Result<u32> {
+        Ok(self.generations.get(&slot, 0)?)
+    }
+
+    /// Makes all flows of a slot's endpoint stale.
+    pub fn bump_generation(&mut self, slot: u32) -> Result<()> {
+        let next = self.generation(slot)?.wrapping_add(1);
+        self.generations.set(slot, next, 0).context("cannot write a generation")
+    }
+}
+
+/// A hash map.
+pub struct Table<K, V>(pub HashMap<MapData, K, V>);
+
+impl<K: Pod, V: Pod> Table<K, V> {
+    /// The value of a key.
+    pub fn get(&self, key: &K) -> Result<Option<V>> {
+        match self.0.get(key, 0) {
+            Ok(value) => Ok(Some(value)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Inserts or overwrites.
+    pub fn insert(&mut self, key: impl Borrow<K>, value: impl Borrow<V>) -> Result<()> {
+        self.0.insert(key, value, 0).map_err(|error| match &error {
+            MapError::SyscallError(e) if e.io_error.raw_os_error() == Some(nix::libc::E2BIG) => {
+                anyhow::anyhow!("the BPF map is full")
+            }
+            _ => anyhow::Error::new(error).context("cannot write to the BPF map"),
+        })
+    }
+
+    /// Removes a key; a missing one is fine.
+    pub fn remove(&mut self, key: &K) -> Result<()> {
+        absent_is_fine(self.0.remove(key))
+    }
+
+    /// All entries. The walk may begin anew when somebody removes the entry it stands on.
+    pub fn iter(&self) -> Result<impl Iterator<Item = (K, V)>> {
+        Ok(self.0.iter().collect::<Result<Vec<_>, _>>()?.into_iter())
+    }
+
+    /// All keys.
+    pub fn keys(&self) -> Result<Vec<K>> {
+        Ok(self.0.keys().collect::<Result<_, _>>()?)
+    }
+
+    /// Removes the keys for which `keep` is false. Keys are collected first: removing the
+    /// key that a walk stands on sends it back to the beginning.
+    pub fn retain(&mut self, keep: impl Fn(&K) -> bool) -> Result<()> {
+        for key in self.keys()?.into_iter().filter(|key| !keep(key)) {
+            self.remove(&key)?;
+        }
+        Ok(())
+    }
+
+    /// Removes the entries for whose values `keep` is false.
+    pub fn retain_values(&mut self, keep: impl Fn(&V) -> bool) -> Result<()> {
+        let unwanted: Vec<K> = self.iter()?.filter(|(_, v)| !keep(v)).map(|(key, _)| key).collect();
+        for key in unwanted {
+            self.remove(&key)?;
+        }
+        Ok(())
+    }
+}
+
+fn absent_is_fine(result: Result<(), MapError>) -> Result<()> {
+    match result {
+        Err(MapError::SyscallError(error))
+            if error.io_error.raw_os_error() == Some(nix::libc::ENOENT) =>
+        {
+            Ok(())
+        }
+        Err(MapError::KeyNotFound) => Ok(()),
+        other => other.context("cannot remove from the BPF map"),
+    }
+}
