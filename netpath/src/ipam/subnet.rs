@@ -1,0 +1,274 @@
+//! The subnets of a network, as a user asks for them.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use anyhow::{Result, bail};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use serde::{Deserialize, Serialize};
+
+use crate::problem::invalid;
+
+/// A subnet of a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subnet {
+    /// Its prefix, without host bits.
+    pub prefix: IpNet,
+    /// The address of the network's gateway device inside it.
+    pub gateway: IpAddr,
+}
+
+impl Subnet {
+    /// Whether it is an IPv4 subnet.
+    pub fn is_v4(&self) -> bool {
+        self.prefix.addr().is_ipv4()
+    }
+}
+
+/// Whether two prefixes have an address in common.
+pub fn overlaps(a: &IpNet, b: &IpNet) -> bool {
+    a.contains(&b.network()) || b.contains(&a.network())
+}
+
+/// Parses `ADDRESS/LENGTH` as the subnet of a network.
+///
+/// # Errors
+/// A sentence about what is wrong with it: not a prefix, host bits, too small, an address
+/// range that no container can use.
+pub fn parse_cidr(text: &str) -> Result<IpNet> {
+    if !text.contains('/') {
+        return Err(invalid(format!(
+            "subnet {text} has no prefix length, write for example {text}/24"
+        )));
+    }
+    let Ok(prefix) = text.parse::<IpNet>() else {
+        return Err(invalid(format!(
+            "\"{text}\" is not a subnet, write one like 172.20.0.0/16 or fd00:1::/64"
+        )));
+    };
+    if prefix.addr() != prefix.network() {
+        return Err(invalid(format!(
+            "subnet {text} has host bits set, did you mean {}?",
+            prefix.trunc()
+        )));
+    }
+    // One address for the gateway and one for a container; IPv4 loses two more to the
+    // network and broadcast addresses, IPv6 one to the subnet-router anycast address.
+    let longest = if prefix.addr().is_ipv4() { 30 } else { 126 };
+    if prefix.prefix_len() > longest {
+        return Err(invalid(format!(
+            "subnet {text} is too small for a gateway and a container, use /{longest} or larger"
+        )));
+    }
+    if prefix.prefix_len() < 8 {
+        return Err(invalid(format!(
+            "subnet {text} is too large, use /8 or smaller"
+        )));
+    }
+    let unusable = match prefix {
+        IpNet::V4(_) => [
+            (
+                Ipv4Net::new_assert(Ipv4Addr::new(0, 0, 0, 0), 8),
+                "the unspecified range",
+            ),
+            (
+                Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8),
+                "loopback",
+            ),
+            (
+                Ipv4Net::new_assert(Ipv4Addr::new(169, 254, 0, 0), 16),
+                "link-local",
+            ),
+            (
+                Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 3),
+                "multicast or reserved",
+            ),
+        ]
+        .into_iter()
+        .find(|(range, _)| overlaps(&IpNet::V4(*range), &prefix))
+        .map(|(_, what)| what),
+        IpNet::V6(_) => [
+            (
+                Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 8),
+                "unspecified, loopback or mapped",
+            ),
+            (
+                Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10),
+                "link-local",
+            ),
+            (
+                Ipv6Net::new_assert(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8),
+                "multicast",
+            ),
+        ]
+        .into_iter()
+        .find(|(range, _)| overlaps(&IpNet::V6(*range), &prefix))
+        .map(|(_, what)| what),
+    };
+    match unusable {
+        Some(what) => Err(invalid(format!(
+            "subnet {text} is {what}, containers cannot use it"
+        ))),
+        None => Ok(prefix),
+    }
+}
+
+/// The first usable address of a subnet, which is the gateway unless another is named.
+fn first_address(prefix: &IpNet) -> IpAddr {
+    match prefix.network() {
+        IpAddr::V4(network) => IpAddr::V4((u32::from(network) + 1).into()),
+        IpAddr::V6(network) => IpAddr::V6((u128::from(network) + 1).into()),
+    }
+}
+
+/// Joins the subnets and gateways of a request.
+///
+/// # Errors
+/// Two subnets of one family, or a gateway that belongs to no subnet or is not a host
+/// address of its subnet.
+pub fn plan(prefixes: &[IpNet], gateways: &[IpAddr]) -> Result<Vec<Subnet>> {
+    let mut subnets: Vec<Subnet> = Vec::new();
+    for prefix in prefixes {
+        if let Some(other) = subnets
+            .iter()
+            .find(|other| other.is_v4() == prefix.addr().is_ipv4())
+        {
+            return Err(invalid(format!(
+                "subnets {} and {prefix} are of one family, a network has at most one of each",
+                other.prefix
+            )));
+        }
+        subnets.push(Subnet {
+            prefix: *prefix,
+            gateway: first_address(prefix),
+        });
+    }
+    let mut named: Vec<IpAddr> = Vec::new();
+    for gateway in gateways {
+        if named
+            .iter()
+            .any(|other| other.is_ipv4() == gateway.is_ipv4())
+        {
+            return Err(invalid(format!(
+                "gateway {gateway} is the second of its family"
+            )));
+        }
+        let Some(subnet) = subnets
+            .iter_mut()
+            .find(|subnet| subnet.is_v4() == gateway.is_ipv4())
+        else {
+            return Err(invalid(format!(
+                "gateway {gateway} has no subnet of its family, name one with --subnet"
+            )));
+        };
+        if !subnet.prefix.contains(gateway) {
+            return Err(invalid(format!(
+                "gateway {gateway} is outside the subnet {}",
+                subnet.prefix
+            )));
+        }
+        if !is_host_address(&subnet.prefix, *gateway) {
+            return Err(invalid(format!(
+                "gateway {gateway} is the network or broadcast address of {}",
+                subnet.prefix
+            )));
+        }
+        subnet.gateway = *gateway;
+        named.push(*gateway);
+    }
+    if subnets.is_empty() {
+        bail!("a network without subnets was planned");
+    }
+    Ok(subnets)
+}
+
+/// Whether an interface can have this address of the subnet.
+pub(super) fn is_host_address(prefix: &IpNet, address: IpAddr) -> bool {
+    let (first, last) = host_range(prefix);
+    prefix.contains(&address) && (first..=last).contains(&to_number(address))
+}
+
+/// First and last host address as numbers. IPv6 has no broadcast address; its first
+/// address is the subnet-router anycast address (RFC 4291, 2.6.1).
+pub(super) fn host_range(prefix: &IpNet) -> (u128, u128) {
+    match prefix {
+        IpNet::V4(net) => (
+            u128::from(u32::from(net.network())) + 1,
+            u128::from(u32::from(net.broadcast())) - 1,
+        ),
+        IpNet::V6(net) => (u128::from(net.network()) + 1, u128::from(net.broadcast())),
+    }
+}
+
+pub(super) fn to_number(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => u128::from(u32::from(address)),
+        IpAddr::V6(address) => u128::from(address),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subnets_that_are_refused_say_why() {
+        for (text, part) in [
+            ("172.20.0.0", "no prefix length"),
+            ("banana/16", "is not a subnet"),
+            ("172.20.0.0/33", "is not a subnet"),
+            ("172.20.0.1/16", "did you mean 172.20.0.0/16?"),
+            ("172.20.0.0/31", "too small"),
+            ("fd00::/127", "too small"),
+            ("0.0.0.0/0", "too large"),
+            ("127.0.0.0/8", "loopback"),
+            ("169.254.0.0/16", "link-local"),
+            ("224.0.0.0/8", "multicast"),
+            ("fe80::/64", "link-local"),
+            ("ff02::/64", "multicast"),
+        ] {
+            let error = parse_cidr(text).expect_err(text).to_string();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+        assert!(parse_cidr("10.0.0.0/8").is_ok());
+        assert!(parse_cidr("fd00:1::/64").is_ok());
+    }
+
+    #[test]
+    fn gateways_are_matched_with_subnets() {
+        let prefixes = [
+            "172.20.0.0/16".parse().unwrap(),
+            "fd00:1::/64".parse().unwrap(),
+        ];
+        let subnets = plan(&prefixes, &[]).unwrap();
+        assert_eq!(subnets[0].gateway.to_string(), "172.20.0.1");
+        assert_eq!(subnets[1].gateway.to_string(), "fd00:1::1");
+        let subnets = plan(&prefixes, &["fd00:1::fe".parse().unwrap()]).unwrap();
+        assert_eq!(subnets[1].gateway.to_string(), "fd00:1::fe");
+        for (gateway, part) in [
+            ("10.0.0.1", "outside"),
+            ("172.20.0.0", "network or broadcast"),
+            ("172.20.255.255", "network or broadcast"),
+            ("fd00:1::", "network or broadcast"),
+        ] {
+            let error = plan(&prefixes, &[gateway.parse().unwrap()])
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains(part), "{gateway}: {error}");
+        }
+        let twice = [
+            "172.20.0.0/16".parse().unwrap(),
+            "172.21.0.0/16".parse().unwrap(),
+        ];
+        assert!(
+            plan(&twice, &[])
+                .unwrap_err()
+                .to_string()
+                .contains("one family")
+        );
+        let v6 = ["fd00:1::/64".parse().unwrap()];
+        let error = plan(&v6, &["10.0.0.1".parse().unwrap()])
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("no subnet of its family"));
+    }
+}

@@ -1,0 +1,249 @@
+//! Network devices.
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use anyhow::{Context, Result};
+use futures_util::{StreamExt, TryStreamExt};
+use rtnetlink::packet_route::link::{
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+};
+use rtnetlink::{LinkDummy, LinkMessageBuilder, LinkUnspec, LinkVeth};
+
+use super::{Netlink, to_io};
+
+/// Device group of everything that netpath makes (`ip link show group 28272`). Unlike an
+/// alias it is set in the same message that makes the device: whatever the agent dies
+/// of, its devices are known as its own. The value is "np" in ASCII.
+pub const GROUP: u32 = 0x6e70;
+
+/// A network device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Its index in its namespace.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Driver kind, like `veth`; `None` for hardware.
+    pub kind: Option<String>,
+    /// MAC address, if it has one of six bytes.
+    pub mac: Option<[u8; 6]>,
+    /// Largest packet in bytes.
+    pub mtu: u32,
+    /// Device group.
+    pub group: u32,
+    /// Administratively up.
+    pub is_up: bool,
+    /// The loopback device.
+    pub is_loopback: bool,
+    /// Frames have an Ethernet header.
+    pub is_ethernet: bool,
+}
+
+impl Link {
+    /// Whether netpath made it: name, kind and group are as netpath gives them.
+    pub fn is_ours(&self) -> bool {
+        self.group == GROUP
+            && match self.kind.as_deref() {
+                Some("veth") => self.name.starts_with("npv"),
+                Some("dummy") => self.name.starts_with("np-"),
+                _ => false,
+            }
+    }
+}
+
+impl From<LinkMessage> for Link {
+    fn from(message: LinkMessage) -> Self {
+        let mut link = Self {
+            index: message.header.index,
+            name: String::new(),
+            kind: None,
+            mac: None,
+            mtu: 0,
+            group: 0,
+            is_up: message.header.flags.contains(LinkFlags::Up),
+            is_loopback: message.header.flags.contains(LinkFlags::Loopback),
+            is_ethernet: message.header.link_layer_type == LinkLayerType::Ether,
+        };
+        for attribute in message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => link.name = name,
+                LinkAttribute::Address(mac) => link.mac = mac.try_into().ok(),
+                LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+                LinkAttribute::Group(group) => link.group = group,
+                LinkAttribute::LinkInfo(infos) => {
+                    link.kind = infos.into_iter().find_map(|info| match info {
+                        LinkInfo::Kind(kind) => Some(kind.to_string()),
+                        _ => None,
+                    });
+                }
+                _ => {}
+            }
+        }
+        link
+    }
+}
+
+/// A dummy device to make.
+#[derive(Clone, Copy, Debug)]
+pub struct NewDummy<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its MAC address.
+    pub mac: [u8; 6],
+    /// Largest packet in bytes.
+    pub mtu: u32,
+}
+
+/// A pair of veth devices to make.
+#[derive(Clone, Copy, Debug)]
+pub struct NewVeth<'a> {
+    /// Name of the end in this namespace.
+    pub name: &'a str,
+    /// Namespace of the other end.
+    pub peer_netns: BorrowedFd<'a>,
+    /// Name of the other end.
+    pub peer_name: &'a str,
+    /// MAC address of the other end.
+    pub peer_mac: [u8; 6],
+    /// Largest packet of both ends in bytes.
+    pub mtu: u32,
+}
+
+impl Netlink {
+    /// All devices.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub async fn links(&self) -> Result<Vec<Link>> {
+        self.handle
+            .link()
+            .get()
+            .execute()
+            .map_ok(Link::from)
+            .try_collect()
+            .await
+            .map_err(to_io)
+            .context("cannot list network devices")
+    }
+
+    /// The device of this name, if there.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub async fn link(&self, name: &str) -> Result<Option<Link>> {
+        let mut answers = Box::pin(self.handle.link().get().match_name(name).execute());
+        match answers.next().await.transpose().map_err(to_io) {
+            Ok(message) => Ok(message.map(Link::from)),
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("cannot look for device {name}")),
+        }
+    }
+
+    /// Makes a dummy device; it is down.
+    ///
+    /// # Errors
+    /// The kernel's; it says so if the name is taken.
+    pub async fn add_dummy(&self, new: &NewDummy<'_>) -> Result<()> {
+        let message = LinkDummy::new(new.name)
+            .address(new.mac.to_vec())
+            .mtu(new.mtu)
+            .append_extra_attribute(LinkAttribute::Group(GROUP))
+            .build();
+        self.handle
+            .link()
+            .add(message)
+            .execute()
+            .await
+            .map_err(to_io)
+            .with_context(|| format!("cannot make device {}", new.name))
+    }
+
+    /// Makes a pair of veth devices; both are down.
+    ///
+    /// # Errors
+    /// The kernel's; it says so if one of the names is taken.
+    pub async fn add_veth(&self, new: &NewVeth<'_>) -> Result<()> {
+        let peer = LinkMessageBuilder::<LinkUnspec>::new()
+            .name(new.peer_name)
+            .address(new.peer_mac.to_vec())
+            .mtu(new.mtu)
+            .append_extra_attribute(LinkAttribute::Group(GROUP))
+            .setns_by_fd(new.peer_netns.as_raw_fd())
+            .build();
+        let message = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
+            .name(new.name)
+            .mtu(new.mtu)
+            .append_extra_attribute(LinkAttribute::Group(GROUP))
+            .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
+            .build();
+        self.handle
+            .link()
+            .add(message)
+            .execute()
+            .await
+            .map_err(to_io)
+            .with_context(|| format!("cannot make the veth pair {}", new.name))
+    }
+
+    /// Sets a device up.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub async fn set_up(&self, index: u32) -> Result<()> {
+        let message = LinkUnspec::new_with_index(index).up().build();
+        self.change(message, index).await
+    }
+
+    /// Gives a device a text for people who look at it with `ip link`.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub async fn set_alias(&self, index: u32, alias: &str) -> Result<()> {
+        let message = LinkUnspec::new_with_index(index).alias(alias).build();
+        self.change(message, index).await
+    }
+
+    /// Sets MAC address and MTU (bytes).
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub async fn set_mac_and_mtu(&self, index: u32, mac: [u8; 6], mtu: u32) -> Result<()> {
+        let message = LinkUnspec::new_with_index(index)
+            .address(mac.to_vec())
+            .mtu(mtu)
+            .build();
+        self.change(message, index).await
+    }
+
+    async fn change(&self, message: LinkMessage, index: u32) -> Result<()> {
+        self.handle
+            .link()
+            .change(message)
+            .execute()
+            .await
+            .map_err(to_io)
+            .with_context(|| format!("cannot change the device with index {index}"))
+    }
+
+    /// Removes the device of this name, and with a veth its peer; true if it was there.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub async fn delete_link(&self, name: &str) -> Result<bool> {
+        let Some(link) = self.link(name).await? else {
+            return Ok(false);
+        };
+        match self
+            .handle
+            .link()
+            .del(link.index)
+            .execute()
+            .await
+            .map_err(to_io)
+        {
+            Ok(()) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(false),
+            Err(error) => Err(error).with_context(|| format!("cannot remove device {name}")),
+        }
+    }
+}

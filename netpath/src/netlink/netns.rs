@@ -1,0 +1,144 @@
+//! Network namespaces: making, naming, visiting, comparing.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::thread;
+
+use anyhow::{Context, Result, anyhow};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::statfs::fstatfs;
+
+/// File system type of the files that name namespaces (linux/magic.h).
+const NSFS_MAGIC: i64 = 0x6e73_6673;
+
+/// What tells a namespace from others: device and inode number of its file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Device number.
+    pub dev: u64,
+    /// Inode number.
+    pub ino: u64,
+}
+
+/// The identity of the namespace that a file names.
+///
+/// # Errors
+/// The file cannot be looked at.
+pub fn identity(path: &Path) -> io::Result<Identity> {
+    let meta = fs::metadata(path)?;
+    Ok(Identity {
+        dev: meta.dev(),
+        ino: meta.ino(),
+    })
+}
+
+/// Opens a file that names a namespace; `None` if it is some other file.
+///
+/// # Errors
+/// It cannot be opened.
+pub fn open(path: &Path) -> io::Result<Option<File>> {
+    let file = File::open(path)?;
+    let kind = fstatfs(&file).map_err(io::Error::from)?;
+    Ok((kind.filesystem_type().0 as i64 == NSFS_MAGIC).then_some(file))
+}
+
+/// Runs `action` on a thread inside the network namespace `netns`.
+///
+/// The thread ends afterwards: nobody has to bring it back, and it cannot be forgotten there.
+///
+/// # Errors
+/// The namespace cannot be entered, or `action`'s own.
+pub fn inside<T: Send>(
+    netns: BorrowedFd<'_>,
+    action: impl FnOnce() -> Result<T> + Send,
+) -> Result<T> {
+    on_thread(|| {
+        setns(netns, CloneFlags::CLONE_NEWNET).context("cannot enter the network namespace")?;
+        action()
+    })
+}
+
+/// Makes a network namespace and mounts it on `path`, so that it lives without processes.
+///
+/// # Errors
+/// No privileges, or `path` exists.
+pub fn create(path: &Path) -> Result<()> {
+    let made = on_thread(|| {
+        OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(path)
+            .with_context(|| format!("cannot make {}", path.display()))?;
+        unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace")?;
+        mount(
+            Some("/proc/thread-self/ns/net"),
+            path,
+            None::<&str>,
+            MsFlags::MS_BIND,
+            None::<&str>,
+        )
+        .with_context(|| format!("cannot mount a network namespace on {}", path.display()))
+    });
+    if made.is_err() {
+        // Best effort: what failed above is the error to tell.
+        let _ = remove(path);
+    }
+    made
+}
+
+/// Unmounts and removes what [`create`] made, if there. The kernel ends the namespace
+/// when its last process is gone.
+///
+/// # Errors
+/// The mount or the file cannot be removed.
+pub fn remove(path: &Path) -> Result<()> {
+    match umount2(path, MntFlags::MNT_DETACH) {
+        // EINVAL: not a mount point.
+        Ok(()) | Err(nix::Error::EINVAL | nix::Error::ENOENT) => {}
+        Err(error) => {
+            return Err(error).with_context(|| format!("cannot unmount {}", path.display()));
+        }
+    }
+    // Other mount namespaces may have a copy of the mount; removing the file detaches these.
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether `netns` is the namespace of this process.
+///
+/// # Errors
+/// One of the two cannot be looked at.
+pub fn is_own(netns: &File) -> io::Result<bool> {
+    let meta = netns.metadata()?;
+    let own = identity(Path::new("/proc/self/ns/net"))?;
+    Ok(own
+        == Identity {
+            dev: meta.dev(),
+            ino: meta.ino(),
+        })
+}
+
+/// Borrows an open namespace for [`inside`].
+pub fn borrow(netns: &File) -> BorrowedFd<'_> {
+    netns.as_fd()
+}
+
+fn on_thread<T: Send>(action: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    thread::scope(|scope| {
+        let thread = thread::Builder::new()
+            .name("netns".into())
+            .spawn_scoped(scope, action)
+            .context("cannot start a thread")?;
+        thread
+            .join()
+            .map_err(|_| anyhow!("a thread in a network namespace failed"))?
+    })
+}

@@ -1,0 +1,120 @@
+//! Routes.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use anyhow::{Context, Result};
+use futures_util::TryStreamExt;
+use ipnet::IpNet;
+use rtnetlink::RouteMessageBuilder;
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
+
+use super::{Netlink, to_io};
+
+/// A route of any table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Where it leads.
+    pub destination: IpNet,
+    /// Index of the devices it leaves by.
+    pub devices: Vec<u32>,
+    /// Preference: the lowest wins.
+    pub metric: u32,
+    /// Packets are forwarded by it, or refused; false for the host's own addresses and
+    /// for broadcast and multicast.
+    pub is_unicast: bool,
+}
+
+impl Route {
+    fn from_message(message: &RouteMessage, v4: bool) -> Option<Self> {
+        let mut address = if v4 {
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+        } else {
+            Ipv6Addr::UNSPECIFIED.into()
+        };
+        let mut devices = Vec::new();
+        let mut metric = 0;
+        for attribute in &message.attributes {
+            match attribute {
+                RouteAttribute::Destination(RouteAddress::Inet(ip)) => address = (*ip).into(),
+                RouteAttribute::Destination(RouteAddress::Inet6(ip)) => address = (*ip).into(),
+                RouteAttribute::Oif(index) => devices.push(*index),
+                RouteAttribute::Priority(priority) => metric = *priority,
+                RouteAttribute::MultiPath(hops) => {
+                    devices.extend(hops.iter().map(|hop| hop.interface_index));
+                }
+                _ => {}
+            }
+        }
+        let is_unicast = matches!(
+            message.header.kind,
+            RouteType::Unicast
+                | RouteType::BlackHole
+                | RouteType::Unreachable
+                | RouteType::Prohibit
+        );
+        let length = message.header.destination_prefix_length;
+        let destination = IpNet::new(address, length).ok()?;
+        Some(Self {
+            destination,
+            devices,
+            metric,
+            is_unicast,
+        })
+    }
+}
+
+impl Netlink {
+    /// All routes of all tables.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub async fn routes(&self) -> Result<Vec<Route>> {
+        let mut routes = Vec::new();
+        for v4 in [true, false] {
+            let all = if v4 {
+                RouteMessageBuilder::<Ipv4Addr>::new().build()
+            } else {
+                RouteMessageBuilder::<Ipv6Addr>::new().build()
+            };
+            let found: Vec<RouteMessage> = self
+                .handle
+                .route()
+                .get(all)
+                .execute()
+                .try_collect()
+                .await
+                .map_err(to_io)
+                .context("cannot list routes")?;
+            routes.extend(
+                found
+                    .iter()
+                    .filter_map(|message| Route::from_message(message, v4)),
+            );
+        }
+        Ok(routes)
+    }
+
+    /// Adds a default route by `gateway`, which is on the link of the device.
+    ///
+    /// # Errors
+    /// The kernel's; it says so if there is one already.
+    pub async fn add_default_route(&self, index: u32, gateway: IpAddr) -> Result<()> {
+        let message = match gateway {
+            IpAddr::V4(gateway) => RouteMessageBuilder::<Ipv4Addr>::new()
+                .output_interface(index)
+                .gateway(gateway)
+                .build(),
+            IpAddr::V6(gateway) => RouteMessageBuilder::<Ipv6Addr>::new()
+                .output_interface(index)
+                .gateway(gateway)
+                .build(),
+        };
+        self.handle
+            .route()
+            .add(message)
+            .execute()
+            .await
+            .map_err(to_io)
+            .with_context(|| format!("cannot add the default route by {gateway}"))
+    }
+}

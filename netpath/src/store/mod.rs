@@ -1,0 +1,399 @@
+//! What the agent remembers: networks, containers, leases.
+//!
+//! A [redb](https://docs.rs/redb) file. The store must be embedded (an agent that needs a
+//! database server to give a host its networks would be upside down), transactional (an
+//! endpoint and its leases appear together or not at all) and survive a power cut at any
+//! moment. redb is all of it in plain Rust, one file, without a C library to link; SQLite
+//! would bring one, and a folder of JSON files has no transactions over several of them.
+//!
+//! Records are JSON inside, so that an older file can be read by a newer agent as long as
+//! fields are only added; anything else raises [`SCHEMA`].
+
+mod records;
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+pub use records::{
+    Command, ContainerRecord, EndpointRecord, NetworkRecord, Origin, ProcessId, State,
+};
+
+use crate::problem::{conflict, not_found};
+
+/// Version of the file's layout.
+pub const SCHEMA: u64 = 1;
+
+const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
+const NETWORKS: TableDefinition<&str, &[u8]> = TableDefinition::new("networks");
+const CONTAINERS: TableDefinition<&str, &[u8]> = TableDefinition::new("containers");
+/// (network id, address) → container; 4 or 16 bytes of address in network order.
+const LEASES: TableDefinition<(u16, &[u8]), &str> = TableDefinition::new("leases");
+
+/// The agent's store; reads never wait for a write.
+#[derive(Debug)]
+pub struct Store {
+    database: Database,
+}
+
+impl Store {
+    /// The store's file in a state folder.
+    pub fn path(state_dir: &Path) -> PathBuf {
+        state_dir.join("state.redb")
+    }
+
+    /// Opens the store of a state folder, which is made if missing.
+    ///
+    /// # Errors
+    /// The file cannot be opened, is no store, or was written by a newer version.
+    pub fn open(state_dir: &Path) -> Result<Self> {
+        let path = Self::path(state_dir);
+        let failed = || format!("cannot open the store {}", path.display());
+        let database = Database::create(&path).with_context(failed)?;
+        let transaction = database.begin_write().with_context(failed)?;
+        {
+            let mut meta = transaction.open_table(META).with_context(failed)?;
+            let schema = meta
+                .get("schema")
+                .with_context(failed)?
+                .map(|value| value.value());
+            match schema {
+                None => {
+                    meta.insert("schema", SCHEMA).with_context(failed)?;
+                }
+                Some(SCHEMA) => {}
+                Some(other) => {
+                    return Err(anyhow!(
+                        "the store {} was written by a newer netpath (layout {other}, this one \
+                         knows {SCHEMA}): start that version, or move the file away to begin anew",
+                        path.display()
+                    ));
+                }
+            }
+            transaction.open_table(NETWORKS).with_context(failed)?;
+            transaction.open_table(CONTAINERS).with_context(failed)?;
+            transaction.open_table(LEASES).with_context(failed)?;
+        }
+        transaction.commit().with_context(failed)?;
+        Ok(Self { database })
+    }
+
+    /// A number that was never returned before.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub fn next_id(&self, counter: &str) -> Result<u64> {
+        self.write(|transaction| {
+            let mut meta = transaction.open_table(META)?;
+            let id = meta.get(counter)?.map_or(0, |value| value.value()) + 1;
+            meta.insert(counter, id)?;
+            Ok(id)
+        })
+    }
+
+    /// All networks, by name.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn networks(&self) -> Result<Vec<NetworkRecord>> {
+        self.all(NETWORKS)
+    }
+
+    /// One network.
+    ///
+    /// # Errors
+    /// A [`Problem`](crate::problem::Problem) if there is none of this name.
+    pub fn network(&self, name: &str) -> Result<NetworkRecord> {
+        self.find(NETWORKS, name)?.ok_or_else(|| {
+            not_found(format!(
+                "no network is named {name}, see \"netpath network ls\""
+            ))
+        })
+    }
+
+    /// Inserts or replaces a network.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub fn put_network(&self, network: &NetworkRecord) -> Result<()> {
+        self.write(|transaction| put(transaction, NETWORKS, &network.name, network))
+    }
+
+    /// Removes a network, if there.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub fn remove_network(&self, name: &str) -> Result<()> {
+        self.write(|transaction| {
+            transaction.open_table(NETWORKS)?.remove(name)?;
+            Ok(())
+        })
+    }
+
+    /// All containers, by name.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn containers(&self) -> Result<Vec<ContainerRecord>> {
+        self.all(CONTAINERS)
+    }
+
+    /// One container, if there.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn find_container(&self, name: &str) -> Result<Option<ContainerRecord>> {
+        self.find(CONTAINERS, name)
+    }
+
+    /// One container.
+    ///
+    /// # Errors
+    /// A [`Problem`](crate::problem::Problem) if there is none of this name.
+    pub fn container(&self, name: &str) -> Result<ContainerRecord> {
+        self.find_container(name)?.ok_or_else(|| {
+            not_found(format!(
+                "no container is named {name}, see \"netpath ps -a\""
+            ))
+        })
+    }
+
+    /// Inserts or replaces a container together with the leases of its endpoint; a
+    /// container whose endpoint is gone holds none.
+    ///
+    /// # Errors
+    /// An address is another container's, or the store cannot be written.
+    pub fn put_container(&self, container: &ContainerRecord) -> Result<()> {
+        self.write(|transaction| {
+            put(transaction, CONTAINERS, &container.name, container)?;
+            let mut leases = transaction.open_table(LEASES)?;
+            leases.retain(|_, holder| holder != container.name)?;
+            let Some(endpoint) = &container.endpoint else {
+                return Ok(());
+            };
+            for address in endpoint.addresses() {
+                let holder = leases.insert(
+                    lease_key(endpoint.network_id, &octets(address)),
+                    &*container.name,
+                )?;
+                if let Some(holder) = holder {
+                    return Err(conflict(format!(
+                        "address {address} belongs to container {}",
+                        holder.value()
+                    )));
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Removes a container and its leases, if there.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub fn remove_container(&self, name: &str) -> Result<()> {
+        self.write(|transaction| {
+            transaction.open_table(CONTAINERS)?.remove(name)?;
+            transaction
+                .open_table(LEASES)?
+                .retain(|_, holder| holder != name)?;
+            Ok(())
+        })
+    }
+
+    /// The addresses of a network that containers hold.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn leases(&self, network: u16) -> Result<BTreeSet<IpAddr>> {
+        self.read(|transaction| {
+            let leases = transaction.open_table(LEASES)?;
+            let mut held = BTreeSet::new();
+            for entry in leases.range(lease_key(network, &[])..)? {
+                let (key, _) = entry?;
+                let (of, octets) = key.value();
+                if of != network {
+                    break;
+                }
+                held.extend(address(octets));
+            }
+            Ok(held)
+        })
+    }
+
+    fn all<T: DeserializeOwned>(&self, table: TableDefinition<&str, &[u8]>) -> Result<Vec<T>> {
+        self.read(|transaction| {
+            let table = transaction.open_table(table)?;
+            let mut records = Vec::new();
+            for entry in table.iter()? {
+                let (name, value) = entry?;
+                records.push(decode(name.value(), value.value())?);
+            }
+            Ok(records)
+        })
+    }
+
+    fn find<T: DeserializeOwned>(
+        &self,
+        table: TableDefinition<&str, &[u8]>,
+        name: &str,
+    ) -> Result<Option<T>> {
+        self.read(|transaction| {
+            let table = transaction.open_table(table)?;
+            table
+                .get(name)?
+                .map(|value| decode(name, value.value()))
+                .transpose()
+        })
+    }
+
+    fn read<T>(&self, action: impl FnOnce(&redb::ReadTransaction) -> Result<T>) -> Result<T> {
+        let transaction = self
+            .database
+            .begin_read()
+            .context("cannot read the store")?;
+        action(&transaction).context("cannot read the store")
+    }
+
+    /// One transaction: all of `action`, or, if it fails, nothing.
+    fn write<T>(&self, action: impl FnOnce(&redb::WriteTransaction) -> Result<T>) -> Result<T> {
+        let transaction = self
+            .database
+            .begin_write()
+            .context("cannot write the store")?;
+        let value = match action(&transaction) {
+            Ok(value) => value,
+            // A user's mistake stays the user's sentence.
+            Err(error) if crate::problem::kind_of(&error).is_some() => return Err(error),
+            Err(error) => return Err(error.context("cannot write the store")),
+        };
+        transaction.commit().context("cannot write the store")?;
+        Ok(value)
+    }
+}
+
+fn put<T: Serialize>(
+    transaction: &redb::WriteTransaction,
+    table: TableDefinition<&str, &[u8]>,
+    name: &str,
+    record: &T,
+) -> Result<()> {
+    let value = serde_json::to_vec(record)?;
+    transaction
+        .open_table(table)?
+        .insert(name, value.as_slice())?;
+    Ok(())
+}
+
+fn decode<T: DeserializeOwned>(name: &str, value: &[u8]) -> Result<T> {
+    serde_json::from_slice(value).with_context(|| format!("the record of {name} is damaged"))
+}
+
+fn lease_key(network: u16, octets: &[u8]) -> (u16, &[u8]) {
+    (network, octets)
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
+
+fn address(octets: &[u8]) -> Option<IpAddr> {
+    match octets.len() {
+        4 => <[u8; 4]>::try_from(octets).ok().map(IpAddr::from),
+        _ => <[u8; 16]>::try_from(octets).ok().map(IpAddr::from),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    fn container(name: &str, address: Option<Ipv4Addr>) -> ContainerRecord {
+        ContainerRecord {
+            endpoint: address.map(|address| EndpointRecord {
+                network_id: 7,
+                addr4: Some(address),
+                ..EndpointRecord::default()
+            }),
+            ..ContainerRecord::new(name, "net", Origin::Own)
+        }
+    }
+
+    #[test]
+    fn leases_follow_their_container() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let address = Ipv4Addr::new(10, 0, 0, 2);
+        store.put_container(&container("a", Some(address))).unwrap();
+        assert_eq!(
+            store.leases(7).unwrap(),
+            BTreeSet::from([IpAddr::V4(address)])
+        );
+        assert!(store.leases(6).unwrap().is_empty());
+
+        let error = store
+            .put_container(&container("b", Some(address)))
+            .unwrap_err();
+        assert_eq!(error.to_string(), "address 10.0.0.2 belongs to container a");
+        assert!(
+            store.find_container("b").unwrap().is_none(),
+            "nothing of it is left"
+        );
+
+        store.put_container(&container("a", None)).unwrap();
+        assert!(store.leases(7).unwrap().is_empty());
+        store.put_container(&container("b", Some(address))).unwrap();
+        store.remove_container("b").unwrap();
+        assert!(store.leases(7).unwrap().is_empty());
+        assert_eq!(store.containers().unwrap().len(), 1);
+        assert!(
+            store
+                .container("b")
+                .unwrap_err()
+                .to_string()
+                .contains("no container is named b")
+        );
+    }
+
+    #[test]
+    fn ids_are_never_reused() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        assert_eq!(store.next_id("endpoint").unwrap(), 1);
+        assert_eq!(store.next_id("endpoint").unwrap(), 2);
+        assert_eq!(store.next_id("network").unwrap(), 1);
+        drop(store);
+        assert_eq!(
+            Store::open(folder.path())
+                .unwrap()
+                .next_id("endpoint")
+                .unwrap(),
+            3
+        );
+    }
+
+    #[test]
+    fn a_newer_store_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        store
+            .write(|transaction| {
+                transaction.open_table(META)?.insert("schema", 9)?;
+                Ok(())
+            })
+            .unwrap();
+        drop(store);
+        let error = Store::open(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("newer netpath (layout 9"), "{error}");
+    }
+}

@@ -1,0 +1,232 @@
+//! The records of the store.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::ipam::Subnet;
+use crate::publish::Binding;
+
+/// A network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkRecord {
+    /// Its name.
+    pub name: String,
+    /// Its number in the datapath; never 0.
+    pub id: u16,
+    /// Its subnets, at most one a family.
+    pub subnets: Vec<Subnet>,
+    /// Largest packet in bytes.
+    pub mtu: u32,
+    /// Name of the gateway device.
+    pub device: String,
+    /// Index of the gateway device; 0 until it was made.
+    pub ifindex: u32,
+    /// MAC address of the gateway device.
+    pub mac: [u8; 6],
+    /// Seconds since 1970.
+    pub created: u64,
+    /// False from the intent to make it until everything is in place.
+    pub ready: bool,
+    /// Addresses that were leased last, one a family: the next are looked for behind them.
+    #[serde(default)]
+    pub last_leases: Vec<IpAddr>,
+}
+
+impl NetworkRecord {
+    /// Its subnet of a family.
+    pub fn subnet(&self, v4: bool) -> Option<&Subnet> {
+        self.subnets.iter().find(|subnet| subnet.is_v4() == v4)
+    }
+}
+
+/// Whose network namespace a container lives in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// The agent made it, and it ends with the container.
+    Own,
+    /// Somebody else's: the agent only put an interface into it.
+    Attached {
+        /// Path that the user named, or `/proc/PID/ns/net`.
+        path: String,
+        /// Device number of the namespace's inode.
+        dev: u64,
+        /// Inode number of the namespace.
+        ino: u64,
+    },
+}
+
+/// A process, safe against the reuse of its number.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessId {
+    /// Its number.
+    pub pid: u32,
+    /// When it started, clock ticks since boot.
+    pub start_time: u64,
+    /// `/proc/sys/kernel/random/boot_id` of that boot.
+    pub boot_id: String,
+}
+
+/// Where a container is in its life.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum State {
+    /// Intent only: kernel state is being made.
+    Creating,
+    /// Has its network; the supervisor is about to start the command. An attached
+    /// container stays here: there is no command.
+    Created,
+    /// The command runs.
+    Running {
+        /// The command's process.
+        process: ProcessId,
+        /// Seconds since 1970.
+        since: u64,
+    },
+    /// The command ended; network and namespace are gone.
+    Exited {
+        /// Exit code, 128 + the signal's number for a killed process; `None` if nobody
+        /// was there to see it.
+        code: Option<i32>,
+        /// Seconds since 1970.
+        at: u64,
+    },
+}
+
+/// What a container runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Command {
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// Runs in the background; its output is in a log file.
+    pub detached: bool,
+    /// Remove the container as soon as it ended.
+    pub remove: bool,
+    /// Its host name.
+    pub hostname: String,
+}
+
+/// A container's interface in its network.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointRecord {
+    /// Number of the network.
+    pub network_id: u16,
+    /// Name of the host-side veth.
+    pub device: String,
+    /// Index of the host-side veth; 0 until it was made.
+    pub ifindex: u32,
+    /// MAC address of the container's interface.
+    pub mac: [u8; 6],
+    /// Its IPv4 address.
+    pub addr4: Option<Ipv4Addr>,
+    /// Its IPv6 address.
+    pub addr6: Option<Ipv6Addr>,
+    /// Published ports.
+    pub ports: Vec<Binding>,
+}
+
+impl EndpointRecord {
+    /// Its addresses.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.addr4
+            .map(IpAddr::V4)
+            .into_iter()
+            .chain(self.addr6.map(IpAddr::V6))
+    }
+
+    /// Its link-local address: the one that EUI-64 makes of its MAC address.
+    pub fn link_local(&self) -> Option<Ipv6Addr> {
+        self.addr6?;
+        let [a, b, c, d, e, f] = self.mac;
+        let (high, low) = ([a ^ 2, b, c, 0xff], [0xfe, d, e, f]);
+        let mut octets = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        octets[8..12].copy_from_slice(&high);
+        octets[12..].copy_from_slice(&low);
+        Some(octets.into())
+    }
+}
+
+/// A container, or a foreign namespace that is attached to a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerRecord {
+    /// Its name.
+    pub name: String,
+    /// Name of its network.
+    pub network: String,
+    /// Whose namespace it is.
+    pub origin: Origin,
+    /// Where it is in its life.
+    pub state: State,
+    /// What it runs; `None` for an attached namespace.
+    pub command: Option<Command>,
+    /// The process that starts the command, waits for it and writes its exit code.
+    pub supervisor: Option<ProcessId>,
+    /// Its interface, as long as it has one.
+    pub endpoint: Option<EndpointRecord>,
+    /// Seconds since 1970.
+    pub created: u64,
+}
+
+impl ContainerRecord {
+    /// A record of intent without endpoint and command.
+    pub fn new(name: &str, network: &str, origin: Origin) -> Self {
+        Self {
+            name: name.to_owned(),
+            network: network.to_owned(),
+            origin,
+            state: State::Creating,
+            command: None,
+            supervisor: None,
+            endpoint: None,
+            created: 0,
+        }
+    }
+
+    /// Whether its command is over.
+    pub fn is_exited(&self) -> bool {
+        matches!(self.state, State::Exited { .. })
+    }
+
+    /// Whether its namespace is the agent's.
+    pub fn is_own(&self) -> bool {
+        self.origin == Origin::Own
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn link_local_addresses_are_eui_64() {
+        let endpoint = EndpointRecord {
+            mac: [0x02, 0x42, 0xac, 0x11, 0x00, 0x02],
+            addr6: Some(Ipv6Addr::LOCALHOST),
+            ..EndpointRecord::default()
+        };
+        assert_eq!(
+            endpoint.link_local().unwrap().to_string(),
+            "fe80::42:acff:fe11:2"
+        );
+        assert_eq!(
+            EndpointRecord {
+                addr6: None,
+                ..endpoint
+            }
+            .link_local(),
+            None
+        );
+    }
+
+    #[test]
+    fn states_are_readable_json() {
+        let state = State::Exited {
+            code: Some(3),
+            at: 5,
+        };
+        let json = serde_json::to_string(&state).unwrap();
+        assert_eq!(json, r#"{"state":"exited","code":3,"at":5}"#);
+        assert_eq!(serde_json::from_str::<State>(&json).unwrap(), state);
+    }
+}
