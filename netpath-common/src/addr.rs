@@ -14,6 +14,9 @@ pub struct Addr {
 }
 
 
+/// The third word of a mapped IPv4 address.
+const MAPPED: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
+
 impl Addr {
     /// `::`, which stands for "none" or "any", depending on the record.
     pub const UNSPECIFIED: Self = Self { octets: [0; 16] };
@@ -23,8 +26,8 @@ impl Addr {
 
     /// An IPv4 address, octets in network byte order.
     #[inline(always)]
-    pub const fn v4(o: [u8; 4]) -> Self {
-        Self { octets: [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, o[0], o[1], o[2], o[3]] }
+    pub const fn v4(octets: [u8; 4]) -> Self {
+        Self::from_words([0, 0, MAPPED, u32::from_ne_bytes(octets)])
     }
 
     /// An IPv6 address, octets in network byte order.
@@ -33,33 +36,42 @@ impl Addr {
         Self { octets }
     }
 
-    /// The address as two words in memory order (not a number: only for comparing, mixing and checksums).
+    // The conversions below are transmutes because LLVM for BPF, given bytes, keeps each of
+    // them in a register or a stack slot of its own.
+
+    /// An address from four words in memory order.
     #[inline(always)]
-    pub fn words(&self) -> [u64; 2] {
-        let o = &self.octets;
-        [
-            u64::from_ne_bytes([o[0], o[1], o[2], o[3], o[4], o[5], o[6], o[7]]),
-            u64::from_ne_bytes([o[8], o[9], o[10], o[11], o[12], o[13], o[14], o[15]]),
-        ]
+    pub const fn from_words(words: [u32; 4]) -> Self {
+        // SAFETY: integers of the same total size; no bit pattern is invalid.
+        Self { octets: unsafe { core::mem::transmute::<[u32; 4], [u8; 16]>(words) } }
+    }
+
+    /// The address as four words in memory order (not numbers: only for copying, comparing
+    /// and checksums).
+    #[inline(always)]
+    pub const fn quads(&self) -> [u32; 4] {
+        // SAFETY: as in `from_words`.
+        unsafe { core::mem::transmute::<[u8; 16], [u32; 4]>(self.octets) }
+    }
+
+    /// The address as two words in memory order; see [`Self::quads`].
+    #[inline(always)]
+    pub const fn words(&self) -> [u64; 2] {
+        // SAFETY: as in `from_words`.
+        unsafe { core::mem::transmute::<[u8; 16], [u64; 2]>(self.octets) }
     }
 
     /// Whether this is a mapped IPv4 address.
     #[inline(always)]
-    pub fn is_v4(&self) -> bool {
-        let mapped = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
-        let third = u32::from_ne_bytes([
-            self.octets[8],
-            self.octets[9],
-            self.octets[10],
-            self.octets[11],
-        ]);
-        self.words()[0] == 0 && third == mapped
+    pub const fn is_v4(&self) -> bool {
+        let [a, b, c, _] = self.quads();
+        a | b | (c ^ MAPPED) == 0
     }
 
     /// The last four octets: the IPv4 address of a mapped one.
     #[inline(always)]
-    pub fn v4_octets(&self) -> [u8; 4] {
-        [self.octets[12], self.octets[13], self.octets[14], self.octets[15]]
+    pub const fn v4_octets(&self) -> [u8; 4] {
+        self.quads()[3].to_ne_bytes()
     }
 
     /// Whether this is `::` (but not `0.0.0.0`, which is [`Self::UNSPECIFIED_V4`]).
@@ -180,8 +192,8 @@ impl core::fmt::Debug for Addr {
     }
 }
 
-/// An Ethernet address.
-#[repr(C)]
+/// An Ethernet address. The alignment lets BPF programs move it as three words.
+#[repr(C, align(2))]
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Mac {
     /// The six octets as on the wire.
@@ -198,17 +210,18 @@ impl Mac {
         Self { octets }
     }
 
-    /// Comparison without a call of `bcmp` (a byte loop in BPF).
+    /// The address as three words in memory order.
     #[inline(always)]
-    pub fn same(&self, other: &[u8; 6]) -> bool {
-        let a = &self.octets;
-        (a[0] ^ other[0])
-            | (a[1] ^ other[1])
-            | (a[2] ^ other[2])
-            | (a[3] ^ other[3])
-            | (a[4] ^ other[4])
-            | (a[5] ^ other[5])
-            == 0
+    pub const fn words(&self) -> [u16; 3] {
+        // SAFETY: integers of the same total size; no bit pattern is invalid.
+        unsafe { core::mem::transmute::<[u8; 6], [u16; 3]>(self.octets) }
+    }
+
+    /// Whether these words, in memory order, are this address.
+    #[inline(always)]
+    pub const fn is(&self, words: [u16; 3]) -> bool {
+        let own = self.words();
+        (own[0] ^ words[0]) | (own[1] ^ words[1]) | (own[2] ^ words[2]) == 0
     }
 }
 

@@ -17,9 +17,9 @@ pub const fn fold(sum: u64) -> u16 {
 
 /// Sum of the words of an address.
 #[inline(always)]
-fn sum_addr(addr: &Addr) -> u64 {
-    let [a, b] = addr.words();
-    (a & 0xffff_ffff) + (a >> 32) + (b & 0xffff_ffff) + (b >> 32)
+pub const fn sum_addr(addr: &Addr) -> u64 {
+    let [a, b, c, d] = addr.quads();
+    a as u64 + b as u64 + c as u64 + d as u64
 }
 
 /// What a checksum's sum changes by when two addresses are replaced.

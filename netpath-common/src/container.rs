@@ -6,7 +6,7 @@ use crate::flow::FlowKind;
 use crate::packet::Packet;
 use crate::reason::DropReason;
 use crate::snat;
-use crate::track;
+use crate::track::{self, Begun};
 use crate::tuple::OUTSIDE;
 
 /// Checks that a packet comes from the container's own address, and delivers it if its
@@ -54,53 +54,50 @@ pub fn out_of_network<E: Env>(
     if packet.ttl <= 1 {
         return Ok(Verdict::Host);
     }
-    if packet.has_tuple()
-        && let Some(sent) = track::follow(env, packet)
-    {
-        return sent;
-    }
-    begin(env, packet, veth, veth_ifindex)
+    track::follow_or_begin(env, packet, || begin(env, packet, veth, veth_ifindex))
 }
 
 /// The slow path: no flow yet. Out of line, so that it costs the fast path nothing.
 #[inline(never)]
-fn begin<E: Env>(
+fn begin<E: Env>(env: &E, packet: &Packet, veth: &Veth, veth_ifindex: u32) -> Begun {
+    try_begin(env, packet, veth, veth_ifindex).into()
+}
+
+#[inline(always)]
+fn try_begin<E: Env>(
     env: &E,
     packet: &Packet,
     veth: &Veth,
     veth_ifindex: u32,
-) -> Result<Verdict, DropReason> {
+) -> Result<Begun, DropReason> {
     let key = &packet.tuple;
     if env.host_addrs().contains(&key.dst) {
-        return Ok(Verdict::Host);
+        return Ok(Begun::Host);
     }
     if env.network_of(&key.dst).is_some() {
         return Err(DropReason::OtherNetwork);
     }
     packet.may_open()?;
-    let route = env.route(veth.gateway_ifindex, &key.src, &key.dst)?;
-    let source = env
-        .uplinks()
-        .with(&route.ifindex, |uplink| uplink.snat_addr(&key.dst))
-        .ok_or(DropReason::NotAnUplink)?
-        .ok_or(DropReason::NoSnatAddress)?;
-    let (port_min, port_max) = snat::ports(env, key.proto);
     env.with_scratch(|Scratch { opening, flow }| {
+        env.route(veth.gateway_ifindex, &key.src, &key.dst, &mut opening.route)?;
+        env.uplinks()
+            .with(&opening.route.ifindex, |uplink| opening.src = uplink.snat_addr(&key.dst))
+            .ok_or(DropReason::NotAnUplink)?;
+        if opening.src.is_unspecified() {
+            return Err(DropReason::NoSnatAddress);
+        }
         opening.kind = FlowKind::Masquerade;
-        opening.src = source;
         opening.dst = key.dst;
         opening.src_port = key.src_port;
         opening.dst_port = key.dst_port;
         opening.network = OUTSIDE;
-        opening.port_min = port_min;
-        opening.port_max = port_max;
+        (opening.port_min, opening.port_max) = snat::ports(env, key.proto);
         opening.slot = veth.slot;
         opening.gateway_ifindex = veth.gateway_ifindex;
-        opening.route = route;
         opening.veth = veth_ifindex;
         opening.mac = veth.mac;
         opening.gateway_mac = veth.gateway_mac;
-        snat::open(env, packet, opening, flow)
+        snat::open(env, packet, opening, flow).map(|()| Begun::Flow)
     })
     .unwrap_or(Err(DropReason::RewriteFailed))
 }

@@ -4,7 +4,7 @@
 use crate::addr::Addr;
 use crate::config::Config;
 use crate::endpoint::{Endpoint, EndpointKey};
-use crate::flow::{Flow, Toward};
+use crate::flow::Flow;
 use crate::network::{HostAddr, Uplink};
 use crate::packet::Packet;
 use crate::port::{PortKey, PortTarget};
@@ -71,7 +71,7 @@ pub enum InsertError {
     Full,
 }
 
-/// Where a packet goes. The sender has been done already where it says "sent".
+/// Where a packet goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
     /// To be delivered unchanged into the container behind this host-side veth.
@@ -79,19 +79,20 @@ pub enum Verdict {
         /// The host-side veth.
         ifindex: u32,
     },
-    /// Rewritten and on its way.
-    Sent(Toward),
+    /// Rewritten and on its way by its flow.
+    Sent,
     /// For the host's own stack.
     Host,
 }
 
 /// A way out of the host.
+#[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Route {
-    /// The device to leave by.
-    pub ifindex: u32,
     /// The next hop, of either family; the destination itself if it is on link.
     pub next_hop: Addr,
+    /// The device to leave by.
+    pub ifindex: u32,
 }
 
 /// The surroundings of one packet.
@@ -116,20 +117,35 @@ pub trait Env {
     fn now(&self) -> u32;
     /// A random number.
     fn random(&self) -> u32;
-    /// The host's route from `src` to `dst` as seen from a network's gateway device.
+    /// Finds the host's route from `src` to `dst` as seen from a network's gateway device.
     ///
     /// # Errors
-    /// [`DropReason::NoRoute`] or [`DropReason::TooBig`].
-    fn route(&self, gateway_ifindex: u32, src: &Addr, dst: &Addr) -> Result<Route, DropReason>;
+    /// [`DropReason::NoRoute`] or [`DropReason::TooBig`]; then `route` means nothing.
+    fn route(
+        &self,
+        gateway_ifindex: u32,
+        src: &Addr,
+        dst: &Addr,
+        route: &mut Route,
+    ) -> Result<(), DropReason>;
     /// Rewrites the packet at hand as `flow` says, lowers its time to live and sends it.
     ///
     /// # Errors
     /// [`DropReason::RewriteFailed`], or [`DropReason::TtlExpired`] if there is nothing to lower.
-    fn send(&self, packet: &Packet, flow: &Flow) -> Result<Verdict, DropReason>;
+    fn send(&self, packet: &Packet, flow: &Flow) -> Result<(), DropReason>;
     /// Counts a new flow.
     fn count_new_flow(&self);
+    /// Calls `body` up to `times` times, until it says that it has enough. A plain loop
+    /// would have the verifier walk through every round.
+    fn repeat<R: Repeat>(&self, times: u32, body: &mut R);
     /// Lends memory for making a flow: a BPF stack has 512 bytes in all.
     fn with_scratch<R>(&self, f: impl FnOnce(&mut Scratch) -> R) -> Option<R>;
+}
+
+/// The body of a loop.
+pub trait Repeat {
+    /// One round, numbered from 0; false ends the loop.
+    fn step(&mut self, round: u32) -> bool;
 }
 
 /// Where a new flow is put together; one a CPU. Its content means nothing between packets.

@@ -25,11 +25,10 @@ pub struct Uplink {
 }
 
 impl Uplink {
-    /// The masquerade address of the family of `addr`, if there is one.
+    /// The masquerade address of the family of `addr`; `::` if there is none.
     #[inline(always)]
-    pub fn snat_addr(&self, addr: &Addr) -> Option<Addr> {
-        let own = if addr.is_v4() { self.addr4 } else { self.addr6 };
-        if own.is_unspecified() { None } else { Some(own) }
+    pub fn snat_addr(&self, addr: &Addr) -> Addr {
+        if addr.is_v4() { self.addr4 } else { self.addr6 }
     }
 }
 

@@ -26,6 +26,8 @@ unsafe impl Wire for u16 {}
 // SAFETY: as above.
 unsafe impl Wire for u32 {}
 // SAFETY: as above.
+unsafe impl<const N: usize> Wire for [u16; N] {}
+// SAFETY: as above.
 unsafe impl<const N: usize> Wire for [u32; N] {}
 // SAFETY: as above.
 unsafe impl<const N: usize> Wire for [u8; N] {}
@@ -181,8 +183,8 @@ impl Packet {
         }
         let src: [u32; 4] = frame.load(L3 + offset_of!(Ipv6Hdr, src_addr))?;
         let dst: [u32; 4] = frame.load(L3 + offset_of!(Ipv6Hdr, dst_addr))?;
-        self.tuple.src = addr_of_words(src);
-        self.tuple.dst = addr_of_words(dst);
+        self.tuple.src = Addr::from_words(src);
+        self.tuple.dst = Addr::from_words(dst);
         // Mapped addresses never travel (RFC 4291 gives them to hosts' own use); here they
         // would pass for IPv4.
         if self.tuple.src.is_v4() || self.tuple.dst.is_v4() {
@@ -311,20 +313,4 @@ impl Packet {
     pub fn opens_tcp(&self) -> bool {
         self.tuple.proto == Proto::Tcp && tcp::opens(self.tcp_flags)
     }
-}
-
-/// An address from four words in memory order.
-#[inline(always)]
-pub const fn addr_of_words(words: [u32; 4]) -> Addr {
-    let mut octets = [0; 16];
-    let mut i = 0;
-    while i < 4 {
-        let bytes = words[i].to_ne_bytes();
-        octets[i * 4] = bytes[0];
-        octets[i * 4 + 1] = bytes[1];
-        octets[i * 4 + 2] = bytes[2];
-        octets[i * 4 + 3] = bytes[3];
-        i += 1;
-    }
-    Addr::v6(octets)
 }

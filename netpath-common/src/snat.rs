@@ -2,7 +2,7 @@
 
 use crate::addr::{Addr, Mac};
 use crate::checksum::{addr_diff, port_diff};
-use crate::env::{Env, InsertError, Route, Table, Verdict};
+use crate::env::{Env, InsertError, Repeat, Route, Table};
 use crate::flow::{Direction, Flow, FlowKind, FlowState, Toward};
 use crate::packet::Packet;
 use crate::port::PortKey;
@@ -50,7 +50,8 @@ pub struct Opening {
     pub gateway_mac: Mac,
 }
 
-/// Makes both entries of a connection and sends its first packet.
+/// Makes both entries of a connection. Its first packet then takes the same way as all
+/// others, and is counted there.
 ///
 /// Inserting the answer's entry is what reserves the source port: its key holds the
 /// outside's view of the connection, and of two that want the same only one succeeds.
@@ -60,10 +61,10 @@ pub fn open<E: Env>(
     packet: &Packet,
     opening: &mut Opening,
     flow: &mut Flow,
-) -> Result<Verdict, DropReason> {
+) -> Result<(), DropReason> {
     let key = &packet.tuple;
     describe_reply(env, packet, opening, flow);
-    reserve(env, packet, opening, flow)?;
+    reserve(env, key, opening, flow)?;
     // From here on `flow` is turned into this packet's own direction.
     flow.new_src = opening.src;
     flow.new_dst = opening.dst;
@@ -74,16 +75,13 @@ pub fn open<E: Env>(
         port_diff([key.src_port, key.dst_port], [opening.src_port, opening.dst_port]);
     flow.other_network = opening.network;
     flow.direction = Direction::Original;
-    flow.tcp_flags = packet.tcp_flags & tcp::TRACKED;
-    flow.packets = 1;
-    flow.bytes = u64::from(packet.len);
     direct(flow, opening, opening.kind == FlowKind::Published);
     if env.flows().replace(key, flow).is_err() {
         env.flows().remove(&reply_key(opening, key.proto));
         return Err(DropReason::FlowTableFull);
     }
     env.count_new_flow();
-    env.send(packet, flow)
+    Ok(())
 }
 
 /// The tuple of the answers, as they will appear at our hook.
@@ -146,57 +144,87 @@ fn direct(flow: &mut Flow, opening: &Opening, inwards: bool) {
     }
 }
 
+/// The search for a free source port.
+struct Search<'a, E> {
+    env: &'a E,
+    key: &'a Tuple,
+    opening: &'a mut Opening,
+    flow: &'a mut Flow,
+    /// Offset of the next candidate in the range.
+    next: u32,
+    /// Candidates in the range.
+    span: u32,
+    /// Whether the wished port is the first candidate.
+    keep: bool,
+    found: Found,
+}
+
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Found {
+    Nothing,
+    Port,
+    TableFull,
+}
+
 /// Finds a free source port by inserting the answer's entry under one key after the other.
 #[inline(always)]
 fn reserve<E: Env>(
     env: &E,
-    packet: &Packet,
+    key: &Tuple,
     opening: &mut Opening,
     flow: &mut Flow,
 ) -> Result<(), DropReason> {
-    let key = &packet.tuple;
-    let (min, max) = (opening.port_min, opening.port_max);
+    let (min, max, wish) = (opening.port_min, opening.port_max, opening.src_port);
     let span = u32::from(max - min) + 1;
-    let wish = opening.src_port;
     // A client from outside keeps its port even if we would not have given it.
     let keep = opening.kind == FlowKind::Published || (min <= wish && wish <= max);
-    let mut next = env.random() % span;
-    for attempt in 0..TRIES {
-        let port = if attempt == 0 && keep {
-            wish
-        } else {
-            // A range smaller than the number of tries is walked through once.
-            if attempt > span {
-                break;
-            }
-            let port = min + next as u16;
-            next = (next + 1) % span;
-            port
-        };
-        opening.src_port = port;
-        if opening.kind == FlowKind::Masquerade && is_published(env, opening, key.proto) {
-            continue;
+    let next = ((u64::from(env.random()) * u64::from(span)) >> 32) as u32;
+    let mut search =
+        Search { env, key, opening, flow, next, span, keep, found: Found::Nothing };
+    // A range smaller than the number of tries is walked through once.
+    env.repeat(TRIES.min(span + u32::from(keep)), &mut search);
+    match search.found {
+        Found::Port => Ok(()),
+        Found::TableFull => Err(DropReason::FlowTableFull),
+        Found::Nothing => Err(DropReason::SnatPortsExhausted),
+    }
+}
+
+impl<E: Env> Repeat for Search<'_, E> {
+    #[inline(always)]
+    fn step(&mut self, attempt: u32) -> bool {
+        let opening = &mut *self.opening;
+        if attempt > 0 || !self.keep {
+            opening.src_port = opening.port_min.wrapping_add(self.next as u16);
+            self.next = if self.next + 1 >= self.span { 0 } else { self.next + 1 };
         }
-        let reply_key = reply_key(opening, key.proto);
-        flow.port_diff = port_diff(
+        let proto = self.key.proto;
+        if opening.kind == FlowKind::Masquerade && is_published(self.env, opening, proto) {
+            return true;
+        }
+        let reply_key = reply_key(opening, proto);
+        self.flow.port_diff = port_diff(
             [reply_key.src_port, reply_key.dst_port],
-            [key.dst_port, key.src_port],
+            [self.key.dst_port, self.key.src_port],
         );
-        match env.flows().insert_new(&reply_key, flow) {
-            Ok(()) => return Ok(()),
-            Err(InsertError::Full) => return Err(DropReason::FlowTableFull),
+        let flows = self.env.flows();
+        match flows.insert_new(&reply_key, self.flow) {
+            Ok(()) => self.found = Found::Port,
+            Err(InsertError::Full) => self.found = Found::TableFull,
             Err(InsertError::Exists) => {
                 // An entry whose container is gone holds nothing.
-                let gone = env
-                    .flows()
-                    .with(&reply_key, |old| env.generation(old.slot) != old.generation);
-                if gone == Some(true) && env.flows().replace(&reply_key, flow).is_ok() {
-                    return Ok(());
+                let mut gone = false;
+                flows.with(&reply_key, |old| {
+                    gone = self.env.generation(old.slot) != old.generation;
+                });
+                if gone && flows.replace(&reply_key, self.flow).is_ok() {
+                    self.found = Found::Port;
                 }
             }
         }
+        self.found == Found::Nothing
     }
-    Err(DropReason::SnatPortsExhausted)
 }
 
 /// Whether the source of a masqueraded flow would look like a published port.

@@ -1,6 +1,7 @@
 //! The fast path: packets of known flows, and the state of connections.
 
-use crate::env::{Env, Table, Verdict};
+use crate::addr::Addr;
+use crate::env::{Env, Route, Table, Verdict};
 use crate::flow::{Direction, Flow, FlowState, Toward};
 use crate::packet::Packet;
 use crate::reason::DropReason;
@@ -19,9 +20,55 @@ enum Rest {
     Remove,
 }
 
+/// What the slow path made of a packet without a flow.
+///
+/// One byte, as all results of functions that are not inlined: BPF functions return what
+/// fits into a register.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Begun {
+    /// There is a flow for it now.
+    Flow,
+    /// It is for the host's own stack.
+    Host,
+    /// It is to be dropped.
+    Drop(DropReason),
+}
+
+const _: () = assert!(size_of::<Begun>() == 1 && size_of::<Result<(), DropReason>>() == 1);
+
+impl From<Result<Self, DropReason>> for Begun {
+    #[inline(always)]
+    fn from(result: Result<Self, DropReason>) -> Self {
+        result.unwrap_or_else(Self::Drop)
+    }
+}
+
+/// Sends a packet on its way by its flow; `begin` is asked when there is none, and may
+/// make one.
+#[inline(always)]
+pub fn follow_or_begin<E: Env>(
+    env: &E,
+    packet: &Packet,
+    begin: impl Fn() -> Begun,
+) -> Result<Verdict, DropReason> {
+    if packet.has_tuple()
+        && let Some(sent) = follow(env, packet)
+    {
+        return sent.map(|()| Verdict::Sent);
+    }
+    match begin() {
+        Begun::Host => Ok(Verdict::Host),
+        // Somebody else can only have removed it together with its container.
+        Begun::Flow => {
+            follow(env, packet).unwrap_or(Err(DropReason::StaleFlow)).map(|()| Verdict::Sent)
+        }
+        Begun::Drop(reason) => Err(reason),
+    }
+}
+
 /// Sends a packet of a known flow on its way. `None`: there is no flow (any more).
 #[inline(always)]
-pub fn follow<E: Env>(env: &E, packet: &Packet) -> Option<Result<Verdict, DropReason>> {
+fn follow<E: Env>(env: &E, packet: &Packet) -> Option<Result<(), DropReason>> {
     let key = &packet.tuple;
     let mut rest = Rest::Nothing;
     let sent = env.flows().with(key, |flow| step(env, packet, flow, &mut rest))?;
@@ -38,13 +85,14 @@ pub fn follow<E: Env>(env: &E, packet: &Packet) -> Option<Result<Verdict, DropRe
     }
 }
 
-#[inline(always)]
+// Out of line: it is called for known flows and again for the first packet of new ones.
+#[inline(never)]
 fn step<E: Env>(
     env: &E,
     packet: &Packet,
     flow: &mut Flow,
     rest: &mut Rest,
-) -> Result<Verdict, DropReason> {
+) -> Result<(), DropReason> {
     let stale = env.generation(flow.slot) != flow.generation;
     // A SYN on a finished connection is a client that uses its port again.
     if stale || (flow.state.is_over() && packet.opens_tcp()) {
@@ -77,9 +125,9 @@ fn touch<E: Env>(env: &E, packet: &Packet, flow: &mut Flow) {
 /// address would be wrong: such a flow stays where it is until it ends.
 #[inline(always)]
 fn refresh_route<E: Env>(env: &E, flow: &mut Flow) {
-    if let Ok(route) = env.route(flow.gateway_ifindex, &flow.new_src, &flow.new_dst)
-        && route.ifindex == flow.ifindex
-    {
+    let mut route = Route { next_hop: Addr::UNSPECIFIED, ifindex: 0 };
+    let found = env.route(flow.gateway_ifindex, &flow.new_src, &flow.new_dst, &mut route);
+    if found.is_ok() && route.ifindex == flow.ifindex {
         flow.next_hop = route.next_hop;
     }
 }

@@ -1,5 +1,7 @@
 //! From verdicts to actions: the stages of each hook, and the one place that counts.
 
+use core::mem::offset_of;
+
 use aya_ebpf::bindings::{BPF_F_INGRESS, TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_redir_neigh};
 use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer};
 use aya_log_ebpf::debug;
@@ -22,10 +24,10 @@ use crate::{maps, neighbour, rewrite, route};
 
 /// What became of a packet that was not dropped.
 pub enum Outcome {
+    /// Sent by its flow, and counted already.
+    Sent,
     /// Sent to a container.
     ToContainer,
-    /// Sent to an uplink.
-    ToUplink,
     /// To the host's stack, by way of the gateway device.
     ToGateway,
     /// Left to the host's stack where it is.
@@ -57,45 +59,45 @@ fn parse(packet: &mut Packet, linear: &Linear, ether_type: u16) -> Result<(), Dr
     }
 }
 
-/// The type of the frame, and its headers in one piece.
+/// The type of the frame, memory order, and its headers in one piece.
 #[inline(always)]
-fn open(kernel: &Kernel<'_>) -> Result<(EthHdr, Linear), DropReason> {
+fn open(kernel: &Kernel<'_>) -> Result<(u16, Linear), DropReason> {
     let linear = Linear::of(kernel.ctx, EthHdr::LEN as u32);
-    let ethernet: EthHdr = linear.load(0)?;
-    Ok((ethernet, Linear::of(kernel.ctx, headers(ethernet.ether_type))))
+    let ether_type: u16 = linear.load(offset_of!(EthHdr, ether_type))?;
+    Ok((ether_type, Linear::of(kernel.ctx, headers(ether_type))))
 }
 
 /// The container hook.
 #[inline(always)]
 pub fn container(kernel: &Kernel<'_>) -> Result<Outcome, DropReason> {
-    let (ethernet, linear) = open(kernel)?;
+    let (ether_type, linear) = open(kernel)?;
     let ifindex = kernel.ifindex();
     let veth = maps::VETHS.get_ptr(ifindex).ok_or(DropReason::UnknownEndpoint)?;
     // SAFETY: map values stay allocated while the program runs.
     let veth: &Veth = unsafe { &*veth };
-    if !veth.mac.same(&ethernet.src_addr) {
+    if !veth.mac.is(linear.load(offset_of!(EthHdr, src_addr))?) {
         return Err(DropReason::SpoofedSource);
     }
-    if ethernet.ether_type == ETH_ARP {
-        return neighbour::answer_arp(kernel, veth);
+    if ether_type == ETH_ARP {
+        return answered(neighbour::answer_arp(kernel, veth));
     }
-    let mut packet = Packet::of_network(veth.network);
-    parse(&mut packet, &linear, ethernet.ether_type)?;
+    let packet = kernel.packet(veth.network)?;
+    parse(packet, &linear, ether_type)?;
     if packet.ip_proto == IpProto::Ipv6Icmp as u8
-        && let Some(kind) = neighbour::discovery(&linear, &packet)?
+        && let Some(kind) = neighbour::discovery(&linear, packet)?
     {
-        return neighbour::handle_discovery(kernel, veth, &packet, kind);
+        return answered(neighbour::handle_discovery(kernel, veth, packet, kind));
     }
-    let verdict = match container::within_network(kernel, &packet, veth)? {
+    let verdict = match container::within_network(kernel, packet, veth)? {
         Some(verdict) => verdict,
         None => {
             packet.parse_transport(&linear)?;
-            container::out_of_network(kernel, &packet, veth, ifindex)?
+            container::out_of_network(kernel, packet, veth, ifindex)?
         }
     };
     match verdict {
         Verdict::Deliver { ifindex } => deliver(kernel, ifindex),
-        Verdict::Sent(toward) => Ok(sent(toward)),
+        Verdict::Sent => Ok(Outcome::Sent),
         // Through the gateway device, so that the host sees its containers' packets come
         // from the interface that has their route (rp_filter), whatever the veth is called.
         Verdict::Host => redirected(
@@ -109,16 +111,16 @@ pub fn container(kernel: &Kernel<'_>) -> Result<Outcome, DropReason> {
 /// The uplink hook. What cannot be parsed is the stack's business.
 #[inline(always)]
 pub fn uplink(kernel: &Kernel<'_>) -> Result<Outcome, DropReason> {
-    let Ok((ethernet, linear)) = open(kernel) else { return Ok(Outcome::Pass) };
-    let mut packet = Packet::of_network(OUTSIDE);
-    if parse(&mut packet, &linear, ethernet.ether_type).is_err() {
+    let Ok((ether_type, linear)) = open(kernel) else { return Ok(Outcome::Pass) };
+    let packet = kernel.packet(OUTSIDE)?;
+    if parse(packet, &linear, ether_type).is_err() {
         return Ok(Outcome::Pass);
     }
     if packet.parse_transport(&linear).is_err() {
         return Ok(Outcome::Pass);
     }
-    match uplink::inward(kernel, &packet)? {
-        Verdict::Sent(toward) => Ok(sent(toward)),
+    match uplink::inward(kernel, packet)? {
+        Verdict::Sent => Ok(Outcome::Sent),
         Verdict::Deliver { .. } | Verdict::Host => Ok(Outcome::Pass),
     }
 }
@@ -126,14 +128,14 @@ pub fn uplink(kernel: &Kernel<'_>) -> Result<Outcome, DropReason> {
 /// The gateway hook.
 #[inline(always)]
 pub fn gateway(kernel: &Kernel<'_>) -> Result<Outcome, DropReason> {
-    let (ethernet, linear) = open(kernel)?;
+    let (ether_type, linear) = open(kernel)?;
     let network = maps::NETWORKS.get_ptr(kernel.ifindex()).ok_or(DropReason::UnknownEndpoint)?;
     // SAFETY: map values stay allocated while the program runs.
     let network = unsafe { (*network).id };
-    let mut packet = Packet::of_network(network);
-    parse(&mut packet, &linear, ethernet.ether_type)?;
+    let packet = kernel.packet(network)?;
+    parse(packet, &linear, ether_type)?;
     let forwarded = kernel.ingress_ifindex() != 0;
-    let endpoint = gateway::deliver(kernel, &packet, forwarded)?;
+    let endpoint = gateway::deliver(kernel, packet, forwarded)?;
     rewrite::macs(kernel.ctx, &endpoint.mac, &endpoint.gateway_mac)?;
     // Not redirect_peer, which works from ingress only.
     // SAFETY: a helper with plain arguments.
@@ -154,7 +156,7 @@ fn deliver(kernel: &Kernel<'_>, ifindex: u32) -> Result<Outcome, DropReason> {
 
 /// Rewrites a packet as its flow says and redirects it.
 #[inline(always)]
-pub fn send(kernel: &Kernel<'_>, packet: &Packet, flow: &Flow) -> Result<Verdict, DropReason> {
+pub fn send(kernel: &Kernel<'_>, packet: &Packet, flow: &Flow) -> Result<(), DropReason> {
     if packet.ttl <= 1 {
         return Err(DropReason::TtlExpired);
     }
@@ -167,11 +169,14 @@ pub fn send(kernel: &Kernel<'_>, packet: &Packet, flow: &Flow) -> Result<Verdict
         }
         Toward::Uplink => redirect_neigh(flow.ifindex, &flow.next_hop),
     };
-    if result == i64::from(TC_ACT_REDIRECT) {
-        Ok(Verdict::Sent(flow.to))
-    } else {
-        Err(DropReason::RewriteFailed)
+    if result != i64::from(TC_ACT_REDIRECT) {
+        return Err(DropReason::RewriteFailed);
     }
+    kernel.count(|counters| match flow.to {
+        Toward::Container => counters.to_container.add(packet.len),
+        Toward::Uplink => counters.to_uplink.add(packet.len),
+    });
+    Ok(())
 }
 
 /// Sends out of a device to a next hop; the kernel resolves its MAC.
@@ -179,7 +184,7 @@ pub fn send(kernel: &Kernel<'_>, packet: &Packet, flow: &Flow) -> Result<Verdict
 fn redirect_neigh(ifindex: u32, next_hop: &Addr) -> i64 {
     // SAFETY: integers and a union of integers; all zero is valid.
     let mut params: bpf_redir_neigh = unsafe { core::mem::zeroed() };
-    let words = route::words(next_hop);
+    let words = next_hop.quads();
     if next_hop.is_v4() {
         params.nh_family = route::AF_INET.into();
         params.__bindgen_anon_1.ipv4_nh = words[3];
@@ -192,17 +197,15 @@ fn redirect_neigh(ifindex: u32, next_hop: &Addr) -> i64 {
     unsafe { bpf_redirect_neigh(ifindex, &raw mut params, size, 0) }
 }
 
+/// The outcome of an attempt to answer.
 #[inline(always)]
-fn sent(toward: Toward) -> Outcome {
-    match toward {
-        Toward::Container => Outcome::ToContainer,
-        Toward::Uplink => Outcome::ToUplink,
-    }
+fn answered(failure: Option<DropReason>) -> Result<Outcome, DropReason> {
+    failure.map_or(Ok(Outcome::Answered), Err)
 }
 
 /// The outcome, if the redirecting helper agreed.
 #[inline(always)]
-pub fn redirected(result: i64, outcome: Outcome) -> Result<Outcome, DropReason> {
+fn redirected(result: i64, outcome: Outcome) -> Result<Outcome, DropReason> {
     if result == i64::from(TC_ACT_REDIRECT) { Ok(outcome) } else { Err(DropReason::RewriteFailed) }
 }
 
@@ -222,7 +225,7 @@ pub fn finish(kernel: &Kernel<'_>, result: Result<Outcome, DropReason>) -> i32 {
         counters.seen.add(len);
         match result {
             Ok(Outcome::ToContainer) => counters.to_container.add(len),
-            Ok(Outcome::ToUplink) => counters.to_uplink.add(len),
+            Ok(Outcome::Sent) => {}
             Ok(Outcome::ToGateway | Outcome::Pass) => counters.to_host.add(len),
             Ok(Outcome::Answered) => counters.answered.add(len),
             Err(_) => counters.dropped.add(len),

@@ -37,6 +37,15 @@ impl Linear {
         let start = self.start + offset;
         (start + size_of::<T>() <= self.end).then_some(start as *mut T)
     }
+
+    /// Writes a value at an offset. `None`: it does not lie within the buffer.
+    #[inline(always)]
+    pub fn store<T>(&self, offset: usize, value: T) -> Option<()> {
+        let at = self.at::<T>(offset)?;
+        // SAFETY: the bounds are checked; alignment as in `load`.
+        unsafe { *at = value };
+        Some(())
+    }
 }
 
 impl Frame for Linear {

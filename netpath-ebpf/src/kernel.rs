@@ -1,16 +1,18 @@
 //! The kernel as the surroundings of the shared logic: BPF maps and helpers.
 
+use core::ffi::c_void;
+
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::btf_maps::HashMap;
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns};
+use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_loop};
 use aya_ebpf::programs::TcContext;
 use netpath_common::addr::Addr;
 use netpath_common::config::{Config, FALLBACK};
 use netpath_common::counter::{Hook, HookCounters};
 use netpath_common::endpoint::{Endpoint, EndpointKey};
-use netpath_common::env::{Env, InsertError, Route, Scratch, Table, Verdict};
+use netpath_common::env::{Env, InsertError, Repeat, Route, Scratch, Table};
 use netpath_common::flow::Flow;
 use netpath_common::network::{HostAddr, Uplink};
 use netpath_common::packet::Packet;
@@ -56,6 +58,21 @@ impl<'a> Kernel<'a> {
     pub fn packet_type(&self) -> u32 {
         // SAFETY: as above.
         unsafe { (*self.ctx.skb.skb).pkt_type }
+    }
+
+    /// Room for what is learnt of the packet, off the stack.
+    ///
+    /// # Errors
+    /// None in practice: the verifier wants the question asked.
+    #[inline(always)]
+    pub fn packet(&self, network: u16) -> Result<&'a mut Packet, DropReason> {
+        let packet = maps::PACKET.get_ptr_mut(0).ok_or(DropReason::RewriteFailed)?;
+        // SAFETY: the record is this CPU's own, as in `with_scratch`; one packet is at hand at
+        // a time, and each hook asks once. It is written before anybody reads it.
+        unsafe {
+            packet.write(Packet::of_network(network));
+            Ok(&mut *packet)
+        }
     }
 
     /// This CPU's counters of the hook.
@@ -156,18 +173,30 @@ impl Env for Kernel<'_> {
     }
 
     #[inline(always)]
-    fn route(&self, gateway_ifindex: u32, src: &Addr, dst: &Addr) -> Result<Route, DropReason> {
-        route::lookup(self, gateway_ifindex, src, dst)
+    fn route(
+        &self,
+        gateway_ifindex: u32,
+        src: &Addr,
+        dst: &Addr,
+        route: &mut Route,
+    ) -> Result<(), DropReason> {
+        route::lookup(self, gateway_ifindex, src, dst, route)
     }
 
     #[inline(always)]
-    fn send(&self, packet: &Packet, flow: &Flow) -> Result<Verdict, DropReason> {
+    fn send(&self, packet: &Packet, flow: &Flow) -> Result<(), DropReason> {
         action::send(self, packet, flow)
     }
 
     #[inline(always)]
     fn count_new_flow(&self) {
         self.count(|counters| counters.new_flows += 1);
+    }
+
+    #[inline(always)]
+    fn repeat<R: Repeat>(&self, times: u32, body: &mut R) {
+        // SAFETY: `body` outlives the loop, and `round` takes what it is given.
+        unsafe { bpf_loop(times, round::<R> as *mut c_void, (&raw mut *body).cast(), 0) };
     }
 
     #[inline(always)]
@@ -178,8 +207,15 @@ impl Env for Kernel<'_> {
     }
 }
 
+/// One round of `bpf_loop`: 0 goes on, 1 ends it.
+extern "C" fn round<R: Repeat>(number: u64, body: *mut c_void) -> i64 {
+    // SAFETY: `Kernel::repeat` passes a valid and exclusive `R`.
+    let body = unsafe { &mut *body.cast::<R>() };
+    i64::from(!body.step(number as u32))
+}
+
 /// Context pointer for helpers that take any context.
 #[inline(always)]
-pub fn raw(kernel: &Kernel<'_>) -> *mut core::ffi::c_void {
+pub fn raw(kernel: &Kernel<'_>) -> *mut c_void {
     kernel.ctx.as_ptr()
 }

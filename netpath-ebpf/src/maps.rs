@@ -11,6 +11,7 @@ use netpath_common::endpoint::{Endpoint, EndpointKey, MAX_ENDPOINTS, Veth};
 use netpath_common::env::Scratch;
 use netpath_common::flow::Flow;
 use netpath_common::network::{HostAddr, Network, Uplink};
+use netpath_common::packet::Packet;
 use netpath_common::port::{PortKey, PortTarget};
 use netpath_common::tuple::Tuple;
 
@@ -60,6 +61,10 @@ pub static HOST_ADDRS: HashMap<Addr, HostAddr, 8192, NO_PREALLOC> = HashMap::new
 /// The configuration: one record.
 #[btf_map(name = "config")]
 pub static CONFIG: Array<Config, 1> = Array::new();
+
+/// Memory for what is learnt of the packet at hand.
+#[btf_map(name = "packet")]
+pub static PACKET: PerCpuArray<Packet, 1> = PerCpuArray::new();
 
 /// Memory for making a flow.
 #[btf_map(name = "scratch")]

@@ -1,23 +1,27 @@
 //! ARP (RFC 826) and neighbour discovery (RFC 4861), answered in place: no container ever
 //! hears another's question, and no answer of a container is believed.
 
-use aya_ebpf::helpers::generated::bpf_redirect;
+use core::mem::offset_of;
+
+use aya_ebpf::bindings::TC_ACT_REDIRECT;
+use aya_ebpf::helpers::generated::{bpf_redirect, bpf_skb_change_tail};
 use netpath_common::addr::{Addr, Mac};
-use netpath_common::checksum::fold;
+use netpath_common::checksum::{fold, sum_addr};
 use netpath_common::endpoint::{EndpointKey, Veth};
 use netpath_common::env::{Env as _, Table as _};
 use netpath_common::packet::{Frame as _, L3, Packet};
 use netpath_common::reason::DropReason;
 use network_types::ip::Ipv6Hdr;
 
-use crate::action::{Outcome, redirected};
 use crate::frame::Linear;
 use crate::kernel::Kernel;
+use crate::rewrite;
 
-/// Length of an ARP frame for IPv4 over Ethernet.
-const ARP_FRAME: usize = L3 + 28;
-/// Hardware type Ethernet, protocol IPv4, address lengths 6 and 4, operation "request".
-const ARP_REQUEST: [u8; 8] = [0, 1, 8, 0, 6, 4, 0, 1];
+/// Length of an ARP packet for IPv4 over Ethernet, in words of 2 bytes.
+const ARP_WORDS: usize = 14;
+/// Hardware type Ethernet, protocol IPv4, address lengths 6 and 4, operation.
+const ARP_REQUEST: [u16; 4] = [1u16.to_be(), 0x0800u16.to_be(), 0x0604u16.to_be(), 1u16.to_be()];
+const ARP_REPLY: u16 = 2u16.to_be();
 
 /// Router solicitation, the first of the neighbour discovery messages; redirect is the last.
 const FIRST_DISCOVERY: u8 = 133;
@@ -25,16 +29,22 @@ const LAST_DISCOVERY: u8 = 137;
 const NEIGHBOUR_SOLICITATION: u8 = 135;
 const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 
-/// A solicitation without options (RFC 4861, 4.3).
-const SOLICITATION: usize = 24;
-/// A link-layer address option of Ethernet (RFC 4861, 4.6.1): type, length in words of 8, MAC.
-const LINK_ADDRESS: usize = 8;
+/// A solicitation without options (RFC 4861, 4.3), in words of 4 bytes.
+const SOLICITATION: usize = 6;
+/// An advertisement with one option, the target's link-layer address (RFC 4861, 4.6.1: type,
+/// length in words of 8 bytes, MAC), in words of 4 bytes.
+const ADVERTISEMENT: usize = SOLICITATION + 2;
 const TARGET_LINK_ADDRESS: u8 = 2;
 
 /// Flags of an advertisement: from a router, solicited, override.
 const ROUTER: u8 = 0x80;
 const SOLICITED: u8 = 0x40;
 const OVERRIDE: u8 = 0x20;
+
+/// Next header of ICMPv6, in the pseudo header (RFC 8200, 8.1).
+const ICMPV6: u16 = 58;
+const IPV6_PAYLOAD_LEN: usize = offset_of!(Ipv6Hdr, payload_len);
+const IPV6_ADDRS: usize = offset_of!(Ipv6Hdr, src_addr);
 
 /// Neighbour discovery is valid with this hop limit only: nobody off the link can forge it.
 const DISCOVERY_HOPS: u8 = 255;
@@ -57,48 +67,46 @@ fn resolve(kernel: &Kernel<'_>, veth: &Veth, addr: &Addr) -> Option<(Mac, bool)>
 
 /// Sends the frame back where it came from.
 #[inline(always)]
-fn back(kernel: &Kernel<'_>) -> Result<Outcome, DropReason> {
+fn back(kernel: &Kernel<'_>, to: &Mac, from: &Mac) -> Result<(), DropReason> {
+    rewrite::macs(kernel.ctx, to, from)?;
     // SAFETY: a helper with plain arguments.
-    redirected(unsafe { bpf_redirect(kernel.ifindex(), 0) }, Outcome::Answered)
+    match unsafe { bpf_redirect(kernel.ifindex(), 0) } as i32 {
+        TC_ACT_REDIRECT => Ok(()),
+        _ => Err(DropReason::RewriteFailed),
+    }
 }
 
-/// Answers an ARP request.
+/// Answers an ARP request; the reason if that could not be.
 #[inline(never)]
-pub fn answer_arp(kernel: &Kernel<'_>, veth: &Veth) -> Result<Outcome, DropReason> {
-    let linear = Linear::of(kernel.ctx, ARP_FRAME as u32);
-    let mut frame: [u8; ARP_FRAME] = linear.load(0)?;
-    for (at, expected) in ARP_REQUEST.iter().enumerate() {
-        if frame[L3 + at] != *expected {
-            return Err(DropReason::Multicast);
-        }
+pub fn answer_arp(kernel: &Kernel<'_>, veth: &Veth) -> Option<DropReason> {
+    try_arp(kernel, veth).err()
+}
+
+#[inline(always)]
+fn try_arp(kernel: &Kernel<'_>, veth: &Veth) -> Result<(), DropReason> {
+    let linear = Linear::of(kernel.ctx, (L3 + 2 * ARP_WORDS) as u32);
+    let words: [u16; ARP_WORDS] = linear.load(L3)?;
+    let [a, b, c, d, m0, m1, m2, s0, s1, _, _, _, t0, t1] = words;
+    if [a, b, c, d] != ARP_REQUEST {
+        return Err(DropReason::Multicast);
     }
-    let sender = [frame[28], frame[29], frame[30], frame[31]];
-    let target = [frame[38], frame[39], frame[40], frame[41]];
-    let sender_mac = [frame[22], frame[23], frame[24], frame[25], frame[26], frame[27]];
     // A probe (RFC 5227) asks on behalf of nobody.
-    let probe = sender == [0; 4];
-    if !veth.mac.same(&sender_mac) || !(probe || veth.owns(&Addr::v4(sender))) {
+    let own = s0 | s1 == 0 || veth.owns(&v4(s0, s1));
+    if !own || !veth.mac.is([m0, m1, m2]) {
         return Err(DropReason::SpoofedSource);
     }
-    let (mac, _) =
-        resolve(kernel, veth, &Addr::v4(target)).ok_or(DropReason::NoSuchNeighbour)?;
-    let mut i = 0;
-    while i < 6 {
-        frame[i] = sender_mac[i];
-        frame[6 + i] = mac.octets[i];
-        frame[22 + i] = mac.octets[i];
-        frame[32 + i] = sender_mac[i];
-        i += 1;
-    }
-    let mut i = 0;
-    while i < 4 {
-        frame[28 + i] = target[i];
-        frame[38 + i] = sender[i];
-        i += 1;
-    }
-    frame[21] = 2; // operation "reply"
-    kernel.ctx.store(0, &frame, 0).map_err(|_| DropReason::RewriteFailed)?;
-    back(kernel)
+    let (mac, _) = resolve(kernel, veth, &v4(t0, t1)).ok_or(DropReason::NoSuchNeighbour)?;
+    let [n0, n1, n2] = mac.words();
+    let reply = [a, b, c, ARP_REPLY, n0, n1, n2, t0, t1, m0, m1, m2, s0, s1];
+    linear.store(L3, reply).ok_or(DropReason::RewriteFailed)?;
+    back(kernel, &veth.mac, &mac)
+}
+
+/// An IPv4 address from two words in memory order.
+#[inline(always)]
+fn v4(a: u16, b: u16) -> Addr {
+    // SAFETY: integers of the same total size.
+    Addr::v4(unsafe { core::mem::transmute::<[u16; 2], [u8; 4]>([a, b]) })
 }
 
 /// The type of a neighbour discovery message; `None` for any other ICMPv6.
@@ -113,15 +121,26 @@ pub fn discovery(linear: &Linear, packet: &Packet) -> Result<Option<u8>, DropRea
     Ok((FIRST_DISCOVERY..=LAST_DISCOVERY).contains(&kind).then_some(kind))
 }
 
-/// Answers a neighbour solicitation. Other discovery messages end here: containers are no
-/// routers, and advertisements nobody asked for are how neighbours are impersonated.
+/// Answers a neighbour solicitation; the reason if that could not be. Other discovery
+/// messages end here: containers are no routers, and advertisements nobody asked for are how
+/// neighbours are impersonated.
 #[inline(never)]
 pub fn handle_discovery(
     kernel: &Kernel<'_>,
     veth: &Veth,
     packet: &Packet,
     kind: u8,
-) -> Result<Outcome, DropReason> {
+) -> Option<DropReason> {
+    try_discovery(kernel, veth, packet, kind).err()
+}
+
+#[inline(always)]
+fn try_discovery(
+    kernel: &Kernel<'_>,
+    veth: &Veth,
+    packet: &Packet,
+    kind: u8,
+) -> Result<(), DropReason> {
     if kind != NEIGHBOUR_SOLICITATION {
         let group = packet.tuple.dst.is_group();
         return Err(if group { DropReason::Multicast } else { DropReason::SpoofedSource });
@@ -136,92 +155,45 @@ pub fn handle_discovery(
     if packet.ttl != DISCOVERY_HOPS || usize::from(packet.l4) != L3 + Ipv6Hdr::LEN {
         return Err(DropReason::Malformed);
     }
-    // With the sender's link-layer address, as a solicitation to a group must be, there is
-    // room for the target's; without it RFC 4861 (7.2.4) lets the answer be without, too.
-    let body = packet.len as usize - L3 - Ipv6Hdr::LEN;
-    if body >= SOLICITATION + LINK_ADDRESS {
-        advertise::<{ SOLICITATION + LINK_ADDRESS }>(kernel, veth, packet)
-    } else if body >= SOLICITATION {
-        advertise::<SOLICITATION>(kernel, veth, packet)
-    } else {
-        Err(DropReason::Malformed)
-    }
-}
-
-/// Turns the solicitation into an advertisement of `BODY` bytes and sends it back.
-#[inline(always)]
-fn advertise<const BODY: usize>(
-    kernel: &Kernel<'_>,
-    veth: &Veth,
-    packet: &Packet,
-) -> Result<Outcome, DropReason> {
     let headers = L3 + Ipv6Hdr::LEN;
-    let failed = |_| DropReason::RewriteFailed;
-    // Options that we do not answer are cut off.
+    if (packet.len as usize) < headers + SOLICITATION * 4 {
+        return Err(DropReason::Malformed);
+    }
+    // Room for the target's link-layer address, and for no other option.
+    let body = ADVERTISEMENT * 4;
     // SAFETY: the context is the program's own.
-    let cut = unsafe {
-        aya_ebpf::helpers::generated::bpf_skb_change_tail(
-            kernel.ctx.skb.skb,
-            (headers + BODY) as u32,
-            0,
-        )
-    };
+    let cut =
+        unsafe { bpf_skb_change_tail(kernel.ctx.skb.skb, (headers + body) as u32, 0) };
     if cut != 0 {
         return Err(DropReason::RewriteFailed);
     }
-    let linear = Linear::of(kernel.ctx, (headers + BODY) as u32);
-    let mut body: [u8; BODY] = linear.load(headers)?;
-    let mut target = Addr::UNSPECIFIED;
+    let linear = Linear::of(kernel.ctx, (headers + body) as u32);
+    let mut words: [u32; ADVERTISEMENT] = linear.load(headers)?;
+    let target = Addr::from_words([words[2], words[3], words[4], words[5]]);
+    let (mac, gateway) = resolve(kernel, veth, &target).ok_or(DropReason::NoSuchNeighbour)?;
+    let asker = &packet.tuple.src;
+    words[0] = u32::from_ne_bytes([NEIGHBOUR_ADVERTISEMENT, 0, 0, 0]);
+    words[1] =
+        u32::from_ne_bytes([SOLICITED | OVERRIDE | if gateway { ROUTER } else { 0 }, 0, 0, 0]);
+    let [a, b, c] = mac.words();
+    let option = u16::from_ne_bytes([TARGET_LINK_ADDRESS, 1]);
+    // SAFETY: integers of the same total size.
+    let [option, rest] = unsafe { core::mem::transmute::<[u16; 4], [u32; 2]>([option, a, b, c]) };
+    words[SOLICITATION] = option;
+    words[SOLICITATION + 1] = rest;
+    let pseudo = u64::from((body as u16).to_be()) + u64::from(ICMPV6.to_be());
+    let mut sum = pseudo + sum_addr(&target) + sum_addr(asker);
     let mut i = 0;
-    while i < 16 {
-        target.octets[i] = body[8 + i];
+    while i < ADVERTISEMENT {
+        sum += u64::from(words[i]);
         i += 1;
     }
-    let (mac, gateway) = resolve(kernel, veth, &target).ok_or(DropReason::NoSuchNeighbour)?;
-    body[0] = NEIGHBOUR_ADVERTISEMENT;
-    body[1] = 0;
-    body[2] = 0;
-    body[3] = 0;
-    body[4] = SOLICITED | OVERRIDE | if gateway { ROUTER } else { 0 };
-    body[5] = 0;
-    body[6] = 0;
-    body[7] = 0;
-    if BODY > SOLICITATION {
-        body[SOLICITATION] = TARGET_LINK_ADDRESS;
-        body[SOLICITATION + 1] = 1;
-        let mut i = 0;
-        while i < 6 {
-            body[SOLICITATION + 2 + i] = mac.octets[i];
-            i += 1;
-        }
-    }
-    let asker = packet.tuple.src;
-    let checksum = !fold(sum(&target.octets) + sum(&asker.octets) + sum(&body) + pseudo(BODY));
-    let [high, low] = checksum.to_ne_bytes();
-    body[2] = high;
-    body[3] = low;
-    kernel.ctx.store(headers, &body, 0).map_err(failed)?;
-    let addrs = [target, asker];
-    kernel.ctx.store(L3 + 8, &addrs, 0).map_err(failed)?;
-    kernel.ctx.store(L3 + 4, &(BODY as u16).to_be(), 0).map_err(failed)?;
-    kernel.ctx.store(0, &[veth.mac, mac], 0).map_err(failed)?;
-    back(kernel)
-}
-
-/// Sum of the pseudo header's length and next header (RFC 8200, 8.1), memory order.
-#[inline(always)]
-const fn pseudo(len: usize) -> u64 {
-    (len as u16).to_be() as u64 + 58u16.to_be() as u64
-}
-
-/// Sum of bytes as 16-bit words, memory order.
-#[inline(always)]
-fn sum<const N: usize>(bytes: &[u8; N]) -> u64 {
-    let mut sum = 0;
-    let mut i = 0;
-    while i + 1 < N {
-        sum += u64::from(u16::from_ne_bytes([bytes[i], bytes[i + 1]]));
-        i += 2;
-    }
-    sum
+    let [high, low] = (!fold(sum)).to_ne_bytes();
+    words[0] = u32::from_ne_bytes([NEIGHBOUR_ADVERTISEMENT, 0, high, low]);
+    linear
+        .store(headers, words)
+        .and_then(|()| linear.store(L3 + IPV6_ADDRS, [target.quads(), asker.quads()]))
+        .and_then(|()| linear.store(L3 + IPV6_PAYLOAD_LEN, (body as u16).to_be()))
+        .ok_or(DropReason::RewriteFailed)?;
+    back(kernel, &veth.mac, &mac)
 }

@@ -13,7 +13,6 @@ use netpath_common::tuple::Proto;
 
 use crate::frame::Linear;
 use crate::maps::CSUM_IPV6_FLAG;
-use crate::route::words;
 
 /// `BPF_F_IPV6` of bpf_l4_csum_replace(): without it the kernel would spoil the sum of a
 /// whole packet (CHECKSUM_COMPLETE) that a card computed, for IPv6 has no header checksum
@@ -76,29 +75,20 @@ fn transport_checksum(ctx: &TcContext, packet: &Packet, flow: &Flow) -> Result<(
     Ok(())
 }
 
-/// Stores a value at an offset. `None`: out of bounds.
-#[inline(always)]
-fn store<T>(linear: &Linear, offset: usize, value: T) -> Option<()> {
-    let at = linear.at::<T>(offset)?;
-    // SAFETY: the bounds are checked; alignment as in `Linear::load`.
-    unsafe { *at = value };
-    Some(())
-}
-
 #[inline(always)]
 fn addresses(linear: &Linear, packet: &Packet, flow: &Flow) -> Option<()> {
-    let (src, dst) = (words(&flow.new_src), words(&flow.new_dst));
+    let (src, dst) = (flow.new_src.quads(), flow.new_dst.quads());
     let ttl = packet.ttl.wrapping_sub(1);
     if packet.tuple.dst.is_v4() {
         let checksum = linear.at::<u16>(L3 + field::IPV4_CHECKSUM)?;
         let diff = fold(u64::from(flow.addr_diff) + u64::from(TTL_DIFF));
         // SAFETY: the bounds are checked.
         unsafe { *checksum = apply(*checksum, diff) };
-        store(linear, L3 + field::IPV4_TTL, ttl)?;
-        store(linear, L3 + field::IPV4_ADDRS, [src[3], dst[3]])
+        linear.store(L3 + field::IPV4_TTL, ttl)?;
+        linear.store(L3 + field::IPV4_ADDRS, [src[3], dst[3]])
     } else {
-        store(linear, L3 + field::IPV6_HOP_LIMIT, ttl)?;
-        store(linear, L3 + field::IPV6_ADDRS, [src, dst])
+        linear.store(L3 + field::IPV6_HOP_LIMIT, ttl)?;
+        linear.store(L3 + field::IPV6_ADDRS, [src, dst])
     }
 }
 
@@ -110,23 +100,17 @@ fn ports(linear: &Linear, packet: &Packet, flow: &Flow) -> Option<()> {
         Proto::Tcp | Proto::Udp => {
             let [a, b] = src.to_be_bytes();
             let [c, d] = dst.to_be_bytes();
-            store(linear, l4, u32::from_ne_bytes([a, b, c, d]))
+            linear.store(l4, u32::from_ne_bytes([a, b, c, d]))
         }
         // One of the two is 0: the identifier stands in the source's place of a request
         // and in the destination's of a reply.
-        Proto::Icmp | Proto::Icmpv6 => store(linear, l4 + field::ICMP_ID, (src | dst).to_be()),
+        Proto::Icmp | Proto::Icmpv6 => linear.store(l4 + field::ICMP_ID, (src | dst).to_be()),
     }
 }
 
 /// Sets both MAC addresses.
 #[inline(always)]
 pub fn macs(ctx: &TcContext, dst: &Mac, src: &Mac) -> Result<(), DropReason> {
-    let d = &dst.octets;
-    let s = &src.octets;
-    let header = [
-        u32::from_ne_bytes([d[0], d[1], d[2], d[3]]),
-        u32::from_ne_bytes([d[4], d[5], s[0], s[1]]),
-        u32::from_ne_bytes([s[2], s[3], s[4], s[5]]),
-    ];
-    store(&Linear::of(ctx, 0), 0, header).ok_or(DropReason::RewriteFailed)
+    let ([a, b, c], [d, e, f]) = (dst.words(), src.words());
+    Linear::of(ctx, 0).store(0, [a, b, c, d, e, f]).ok_or(DropReason::RewriteFailed)
 }

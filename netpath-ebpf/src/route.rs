@@ -15,13 +15,6 @@ pub const AF_INET: u8 = 2;
 /// See [`AF_INET`].
 pub const AF_INET6: u8 = 10;
 
-/// An address as four words in memory order.
-#[inline(always)]
-pub fn words(addr: &Addr) -> [u32; 4] {
-    let [a, b] = addr.words();
-    [a as u32, (a >> 32) as u32, b as u32, (b >> 32) as u32]
-}
-
 /// The host's route as seen from a network's gateway device.
 ///
 /// The neighbour is not looked up: `bpf_redirect_neigh` does that when it sends, and
@@ -32,18 +25,19 @@ pub fn lookup(
     gateway_ifindex: u32,
     src: &Addr,
     dst: &Addr,
-) -> Result<Route, DropReason> {
+    route: &mut Route,
+) -> Result<(), DropReason> {
     // SAFETY: integers and unions of integers; all zero is valid.
     let mut params: bpf_fib_lookup = unsafe { core::mem::zeroed() };
     params.ifindex = gateway_ifindex;
     if dst.is_v4() {
         params.family = AF_INET;
-        params.__bindgen_anon_3.ipv4_src = words(src)[3];
-        params.__bindgen_anon_4.ipv4_dst = words(dst)[3];
+        params.__bindgen_anon_3.ipv4_src = src.quads()[3];
+        params.__bindgen_anon_4.ipv4_dst = dst.quads()[3];
     } else {
         params.family = AF_INET6;
-        params.__bindgen_anon_3.ipv6_src = words(src);
-        params.__bindgen_anon_4.ipv6_dst = words(dst);
+        params.__bindgen_anon_3.ipv6_src = src.quads();
+        params.__bindgen_anon_4.ipv6_dst = dst.quads();
     }
     // SAFETY: the parameters are initialised and as long as said.
     let result = unsafe {
@@ -55,10 +49,11 @@ pub fn lookup(
         )
     } as u32;
     match result {
-        BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => Ok(Route {
-            ifindex: params.ifindex,
-            next_hop: next_hop(&params),
-        }),
+        BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => {
+            route.ifindex = params.ifindex;
+            route.next_hop = next_hop(&params);
+            Ok(())
+        }
         BPF_FIB_LKUP_RET_FRAG_NEEDED => Err(DropReason::TooBig),
         _ => Err(DropReason::NoRoute),
     }
@@ -72,11 +67,7 @@ fn next_hop(params: &bpf_fib_lookup) -> Addr {
         if params.family == AF_INET {
             Addr::v4(params.__bindgen_anon_4.ipv4_dst.to_ne_bytes())
         } else {
-            let [a, b, c, d] = params.__bindgen_anon_4.ipv6_dst.map(u32::to_ne_bytes);
-            Addr::v6([
-                a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0],
-                d[1], d[2], d[3],
-            ])
+            Addr::from_words(params.__bindgen_anon_4.ipv6_dst)
         }
     }
 }

@@ -33,17 +33,12 @@ fn key(linear: &Linear, offset: usize) -> Option<Tuple> {
     let [a, b, c, d] = ports.to_ne_bytes();
     let [e, f, proto, _] = rest.to_ne_bytes();
     Some(Tuple {
-        src: addr(src),
-        dst: addr(dst),
+        src: Addr::from_words(src),
+        dst: Addr::from_words(dst),
         src_port: u16::from_ne_bytes([a, b]),
         dst_port: u16::from_ne_bytes([c, d]),
         network: u16::from_ne_bytes([e, f]),
         proto: Proto::from_number(proto)?,
         reserved: 0,
     })
-}
-
-#[inline(always)]
-fn addr(words: [u32; 4]) -> Addr {
-    netpath_common::packet::addr_of_words(words)
 }

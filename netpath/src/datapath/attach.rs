@@ -7,9 +7,9 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use aya::programs::TcAttachType;
 use aya::programs::links::{FdLink, LinkOrder, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
-use aya::programs::TcAttachType;
 use nix::libc;
 
 use super::load::Programs;
@@ -83,8 +83,12 @@ pub fn attach(programs: &mut Programs, bpffs: &Path, hook: Hook, ifindex: u32) -
     let id = program
         .attach_with_options(&device, hook.direction(), options)
         .with_context(|| format!("cannot attach {} to {device}", hook.program()))?;
-    let link: FdLink = program.take_link(id)?.try_into().context("the kernel made no tcx link")?;
-    link.pin(&pin).with_context(|| format!("cannot pin {}", pin.display()))?;
+    let link: FdLink = program
+        .take_link(id)?
+        .try_into()
+        .context("the kernel made no tcx link")?;
+    link.pin(&pin)
+        .with_context(|| format!("cannot pin {}", pin.display()))?;
     Ok(())
 }
 
@@ -96,7 +100,9 @@ pub fn detach(bpffs: &Path, hook: Hook, ifindex: u32) -> Result<()> {
 /// Detaches the programs of all devices but those for which `keep` says so.
 pub fn retain(bpffs: &Path, keep: impl Fn(Hook, u32) -> bool) -> Result<()> {
     let folder = folder(bpffs);
-    for entry in fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))? {
+    for entry in
+        fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?
+    {
         let entry = entry?;
         let name = entry.file_name();
         let known = name.to_str().and_then(parse);
@@ -131,7 +137,10 @@ fn device_name(ifindex: u32) -> Result<String> {
         let error = std::io::Error::last_os_error();
         return Err(error).with_context(|| format!("no device has the number {ifindex}"));
     }
-    let end = name.iter().position(|&byte| byte == 0).unwrap_or(name.len());
+    let end = name
+        .iter()
+        .position(|&byte| byte == 0)
+        .unwrap_or(name.len());
     Ok(String::from_utf8_lossy(&name[..end]).into_owned())
 }
 
@@ -143,9 +152,19 @@ mod tests {
     fn pin_names_are_read_back() {
         for hook in Hook::ALL {
             let pin = pin(Path::new("/x"), hook, 42);
-            assert_eq!(parse(pin.file_name().unwrap().to_str().unwrap()), Some((hook, 42)));
+            assert_eq!(
+                parse(pin.file_name().unwrap().to_str().unwrap()),
+                Some((hook, 42))
+            );
         }
-        for odd in ["", "container", "container-", "container-x", "bridge-1", "-1"] {
+        for odd in [
+            "",
+            "container",
+            "container-",
+            "container-x",
+            "bridge-1",
+            "-1",
+        ] {
             assert_eq!(parse(odd), None, "{odd}");
         }
     }

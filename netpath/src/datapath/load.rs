@@ -20,9 +20,19 @@ use super::tables::Tables;
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("NETPATH_EBPF_OBJECT"));
 
 /// Maps that outlive the agent. A record whose layout changes gets a new name here.
-const PINNED: [&str; 13] = [
-    "flows", "endpoints", "veths", "generations", "ports", "networks", "subnets", "uplinks",
-    "host_addrs", "config", "counters", "drops", "scratch",
+const PINNED: [&str; 12] = [
+    "flows",
+    "endpoints",
+    "veths",
+    "generations",
+    "ports",
+    "networks",
+    "subnets",
+    "uplinks",
+    "host_addrs",
+    "config",
+    "counters",
+    "drops",
 ];
 
 const BPF_FS_MAGIC: FsType = FsType(0xcafe_4a11);
@@ -42,8 +52,10 @@ impl Programs {
     /// # Errors
     /// If the object has no such program.
     pub fn classifier(&mut self, name: &str) -> Result<&mut SchedClassifier> {
-        let program =
-            self.ebpf.program_mut(name).with_context(|| format!("the object lacks {name}"))?;
+        let program = self
+            .ebpf
+            .program_mut(name)
+            .with_context(|| format!("the object lacks {name}"))?;
         Ok(program.try_into()?)
     }
 
@@ -51,7 +63,9 @@ impl Programs {
         if !self.logs {
             return Ok(None);
         }
-        aya_log::EbpfLogger::init(&mut self.ebpf).map(Some).context("cannot read the programs' log")
+        aya_log::EbpfLogger::init(&mut self.ebpf)
+            .map(Some)
+            .context("cannot read the programs' log")
     }
 }
 
@@ -65,7 +79,11 @@ pub fn open(options: &DatapathOptions) -> Result<(Programs, Tables)> {
     match opened {
         Ok((programs, mut tables)) => {
             let (snat_port_min, snat_port_max) = options.snat_ports;
-            tables.set_config(&Config { snat_port_min, snat_port_max, ..Config::default() })?;
+            tables.set_config(&Config {
+                snat_port_min,
+                snat_port_max,
+                ..Config::default()
+            })?;
             Ok((programs, tables))
         }
         Err(error) => {
@@ -78,7 +96,10 @@ pub fn open(options: &DatapathOptions) -> Result<(Programs, Tables)> {
 }
 
 fn load(options: &DatapathOptions) -> Result<Programs> {
-    let entries = options.max_flows.checked_mul(2).context("--max-flows is too large")?;
+    let entries = options
+        .max_flows
+        .checked_mul(2)
+        .context("--max-flows is too large")?;
     let level = options.log.map_or(0, |level| level as u8);
     let csum_ipv6 = u8::from(kernel_version()? >= CSUM_IPV6_KERNEL);
     let mut loader = EbpfLoader::new();
@@ -94,17 +115,26 @@ fn load(options: &DatapathOptions) -> Result<Programs> {
     for (name, program) in ebpf.programs_mut() {
         let name = name.to_owned();
         let program: &mut SchedClassifier = program.try_into()?;
-        program.load().with_context(|| format!("the kernel refused the program {name}"))?;
+        program
+            .load()
+            .with_context(|| format!("the kernel refused the program {name}"))?;
     }
     debug!("programs loaded, maps under {}", options.bpffs.display());
-    Ok(Programs { ebpf, logs: options.log.is_some() })
+    Ok(Programs {
+        ebpf,
+        logs: options.log.is_some(),
+    })
 }
 
 /// What most often is behind a failure to make the maps, in one sentence.
 fn explain(error: aya::EbpfError) -> anyhow::Error {
     let text = format!("{:#}", anyhow::Error::new(error));
     let denied = text.contains("Operation not permitted") || text.contains("Permission denied");
-    let hint = if denied { " (it needs root, or CAP_BPF and CAP_NET_ADMIN)" } else { "" };
+    let hint = if denied {
+        " (it needs root, or CAP_BPF and CAP_NET_ADMIN)"
+    } else {
+        ""
+    };
     anyhow::anyhow!("cannot load the BPF programs{hint}: {text}")
 }
 
@@ -138,7 +168,10 @@ fn check_pinned(bpffs: &Path, flow_entries: u32) -> Result<()> {
 
 /// Makes the folder of the pins; true if it was not there.
 fn prepare_folder(bpffs: &Path) -> Result<bool> {
-    let parent = bpffs.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"));
+    let parent = bpffs
+        .ancestors()
+        .find(|p| p.exists())
+        .unwrap_or(Path::new("/"));
     let kind = statfs(parent).with_context(|| format!("cannot look at {}", parent.display()))?;
     if kind.filesystem_type() != BPF_FS_MAGIC {
         bail!(

@@ -68,8 +68,17 @@ impl Datapath {
     /// another layout. Nothing is left behind that was not there before.
     pub fn open(options: &DatapathOptions) -> Result<Self> {
         let (programs, tables) = load::open(options)?;
-        let slots = tables.veths.iter()?.map(|(ifindex, veth)| (ifindex, veth.slot)).collect();
-        Ok(Self { programs, tables, bpffs: options.bpffs.clone(), slots })
+        let slots = tables
+            .veths
+            .iter()?
+            .map(|(ifindex, veth)| (ifindex, veth.slot))
+            .collect();
+        Ok(Self {
+            programs,
+            tables,
+            bpffs: options.bpffs.clone(),
+            slots,
+        })
     }
 
     /// The programs, for tests and measurements that run them by hand.
@@ -83,7 +92,10 @@ impl Datapath {
     /// If there is no such device.
     pub fn attach_uplink(&mut self, ifindex: u32) -> Result<()> {
         if self.tables.uplinks.get(&ifindex)?.is_none() {
-            let none = Uplink { addr4: Addr::UNSPECIFIED, addr6: Addr::UNSPECIFIED };
+            let none = Uplink {
+                addr4: Addr::UNSPECIFIED,
+                addr6: Addr::UNSPECIFIED,
+            };
             self.tables.uplinks.insert(&ifindex, &none)?;
         }
         attach::attach(&mut self.programs, &self.bpffs, Hook::Uplink, ifindex)
@@ -108,7 +120,10 @@ impl Datapath {
         v4: Option<Ipv4Addr>,
         v6: Option<Ipv6Addr>,
     ) -> Result<()> {
-        let uplink = Uplink { addr4: optional(v4), addr6: optional(v6) };
+        let uplink = Uplink {
+            addr4: optional(v4),
+            addr6: optional(v6),
+        };
         self.tables.uplinks.insert(&ifindex, &uplink)
     }
 
@@ -117,12 +132,16 @@ impl Datapath {
     /// # Errors
     /// If the kernel refuses.
     pub fn set_host_addrs(&mut self, addrs: &[(IpAddr, u32)]) -> Result<()> {
-        let wanted: HashMap<Addr, HostAddr> =
-            addrs.iter().map(|&(ip, ifindex)| (Addr::from(ip), HostAddr { ifindex })).collect();
+        let wanted: HashMap<Addr, HostAddr> = addrs
+            .iter()
+            .map(|&(ip, ifindex)| (Addr::from(ip), HostAddr { ifindex }))
+            .collect();
         for (addr, host) in &wanted {
             self.tables.host_addrs.insert(addr, host)?;
         }
-        self.tables.host_addrs.retain(|addr| wanted.contains_key(addr))
+        self.tables
+            .host_addrs
+            .retain(|addr| wanted.contains_key(addr))
     }
 
     /// Adds a network, or takes it over: its gateway device and its subnets.
@@ -130,13 +149,23 @@ impl Datapath {
     /// # Errors
     /// If the device is missing or the kernel refuses.
     pub fn add_network(&mut self, network: &NetworkSpec) -> Result<()> {
-        let record = Network { id: network.id, mac: Mac::new(network.gateway_mac) };
-        self.tables.networks.insert(&network.gateway_ifindex, &record)?;
+        let record = Network {
+            id: network.id,
+            mac: Mac::new(network.gateway_mac),
+        };
+        self.tables
+            .networks
+            .insert(&network.gateway_ifindex, &record)?;
         for subnet in &network.subnets {
             let (addr, bits) = prefix(*subnet);
             self.tables.insert_subnet(addr, bits, network.id)?;
         }
-        attach::attach(&mut self.programs, &self.bpffs, Hook::Gateway, network.gateway_ifindex)
+        attach::attach(
+            &mut self.programs,
+            &self.bpffs,
+            Hook::Gateway,
+            network.gateway_ifindex,
+        )
     }
 
     /// Removes a network.
@@ -186,11 +215,17 @@ impl Datapath {
         self.tables.veths.insert(&spec.ifindex, &veth)?;
         for addr in [veth.addr4, veth.addr6, veth.link_local] {
             if !addr.is_unspecified() {
-                self.tables.endpoints.insert(&EndpointKey::new(spec.network, addr), &endpoint)?;
+                self.tables
+                    .endpoints
+                    .insert(&EndpointKey::new(spec.network, addr), &endpoint)?;
             }
         }
-        let attached =
-            attach::attach(&mut self.programs, &self.bpffs, Hook::Container, spec.ifindex);
+        let attached = attach::attach(
+            &mut self.programs,
+            &self.bpffs,
+            Hook::Container,
+            spec.ifindex,
+        );
         if attached.is_err() {
             self.remove_endpoint(spec.ifindex)?;
         }
@@ -205,14 +240,21 @@ impl Datapath {
     pub fn remove_endpoint(&mut self, ifindex: u32) -> Result<()> {
         let slot = self.slots.remove(&ifindex);
         if let Some(slot) = slot {
-            self.tables.ports.retain_values(|target| target.slot != slot)?;
+            self.tables
+                .ports
+                .retain_values(|target| target.slot != slot)?;
             self.tables.bump_generation(slot)?;
         }
         if let Some(veth) = self.tables.veths.get(&ifindex)? {
             for addr in [veth.addr4, veth.addr6, veth.link_local] {
                 let key = EndpointKey::new(veth.network, addr);
                 // The address may have a new owner already.
-                if self.tables.endpoints.get(&key)?.is_some_and(|e| e.ifindex == ifindex) {
+                if self
+                    .tables
+                    .endpoints
+                    .get(&key)?
+                    .is_some_and(|e| e.ifindex == ifindex)
+                {
                     self.tables.endpoints.remove(&key)?;
                 }
             }
@@ -266,11 +308,21 @@ impl Datapath {
             self.remove_endpoint(ifindex)?;
         }
         let owned: HashSet<u32> = self.slots.values().copied().collect();
-        self.tables.endpoints.retain_values(|endpoint| owned.contains(&endpoint.slot))?;
-        self.tables.uplinks.retain(|ifindex| keep.uplinks.contains(ifindex))?;
-        self.tables.networks.retain(|ifindex| keep.gateways.contains(ifindex))?;
-        let networks: HashSet<u16> =
-            self.tables.networks.iter()?.map(|(_, network)| network.id).collect();
+        self.tables
+            .endpoints
+            .retain_values(|endpoint| owned.contains(&endpoint.slot))?;
+        self.tables
+            .uplinks
+            .retain(|ifindex| keep.uplinks.contains(ifindex))?;
+        self.tables
+            .networks
+            .retain(|ifindex| keep.gateways.contains(ifindex))?;
+        let networks: HashSet<u16> = self
+            .tables
+            .networks
+            .iter()?
+            .map(|(_, network)| network.id)
+            .collect();
         self.tables.retain_subnets(|id| networks.contains(&id))?;
         attach::retain(&self.bpffs, |hook, ifindex| match hook {
             Hook::Container => keep.veths.contains(&ifindex),

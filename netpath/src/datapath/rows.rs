@@ -109,7 +109,9 @@ impl Datapath {
             .filter(|(_, flow)| flow.direction == Direction::Original)
             .map(|(key, flow)| flow_row(key, flow, entries.get(&flow.other_key(key)), now))
             .collect();
-        rows.sort_by(|a, b| (&a.proto, &a.source, &a.destination).cmp(&(&b.proto, &b.source, &b.destination)));
+        rows.sort_by(|a, b| {
+            (&a.proto, &a.source, &a.destination).cmp(&(&b.proto, &b.source, &b.destination))
+        });
         Ok(rows)
     }
 
@@ -134,7 +136,11 @@ impl Datapath {
                 meaning: key.reason.text().to_owned(),
             });
         }
-        rows.sort_by(|a, b| b.packets.cmp(&a.packets).then_with(|| a.reason.cmp(&b.reason)));
+        rows.sort_by(|a, b| {
+            b.packets
+                .cmp(&a.packets)
+                .then_with(|| a.reason.cmp(&b.reason))
+        });
         Ok(rows)
     }
 
@@ -149,7 +155,12 @@ impl Datapath {
             let mut row = |counter: &str, of: fn(&HookCounters) -> Count| {
                 let counts: Vec<Count> = cpus.iter().map(of).collect();
                 let (packets, bytes) = total(counts.iter());
-                rows.push(CounterRow { hook: name(&hook), counter: counter.to_owned(), packets, bytes });
+                rows.push(CounterRow {
+                    hook: name(&hook),
+                    counter: counter.to_owned(),
+                    packets,
+                    bytes,
+                });
             };
             row("seen", |c| c.seen);
             row("to_container", |c| c.to_container);
@@ -157,7 +168,10 @@ impl Datapath {
             row("to_host", |c| c.to_host);
             row("answered", |c| c.answered);
             row("dropped", |c| c.dropped);
-            row("new_flows", |c| Count { packets: c.new_flows, bytes: 0 });
+            row("new_flows", |c| Count {
+                packets: c.new_flows,
+                bytes: 0,
+            });
         }
         Ok(rows)
     }
@@ -232,5 +246,7 @@ fn name<T: Serialize>(value: &T) -> String {
 }
 
 fn total<'a>(counts: impl Iterator<Item = &'a Count>) -> (u64, u64) {
-    counts.fold((0, 0), |(packets, bytes), c| (packets + c.packets, bytes + c.bytes))
+    counts.fold((0, 0), |(packets, bytes), c| {
+        (packets + c.packets, bytes + c.bytes)
+    })
 }

@@ -35,11 +35,19 @@ impl Datapath {
         let mut removed = 0;
         for keys in candidates.chunks(SWEEP_KEYS) {
             let bytes: Vec<u8> = keys.iter().flat_map(bytes).collect();
-            let options = TestRunOptions { data_in: Some(&bytes), ..TestRunOptions::new() };
-            let result = program.test_run(options).context("cannot run the sweep program")?;
+            let options = TestRunOptions {
+                data_in: Some(&bytes),
+                ..TestRunOptions::new()
+            };
+            let result = program
+                .test_run(options)
+                .context("cannot run the sweep program")?;
             removed += result.return_value as usize;
         }
-        Ok(SweepReport { entries: entries.len(), removed })
+        Ok(SweepReport {
+            entries: entries.len(),
+            removed,
+        })
     }
 
     /// The flow table as it is.

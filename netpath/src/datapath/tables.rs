@@ -34,7 +34,8 @@ impl Tables {
     /// Takes the maps out of a loaded object.
     pub fn take(ebpf: &mut Ebpf) -> Result<Self> {
         let mut take = |name: &str| {
-            ebpf.take_map(name).with_context(|| format!("the object lacks the map {name}"))
+            ebpf.take_map(name)
+                .with_context(|| format!("the object lacks the map {name}"))
         };
         Ok(Self {
             endpoints: Table(HashMap::try_from(take("endpoints")?)?),
@@ -74,17 +75,23 @@ impl Tables {
 
     /// Writes the configuration.
     pub fn set_config(&mut self, config: &Config) -> Result<()> {
-        self.config.set(0, config, 0).context("cannot write the configuration")
+        self.config
+            .set(0, config, 0)
+            .context("cannot write the configuration")
     }
 
     /// The configuration in force.
     pub fn config(&self) -> Result<Config> {
-        self.config.get(&0, 0).context("cannot read the configuration")
+        self.config
+            .get(&0, 0)
+            .context("cannot read the configuration")
     }
 
     /// Notes the network of a subnet; `bits` counts in the 128-bit form.
     pub fn insert_subnet(&mut self, addr: Addr, bits: u8, network: u16) -> Result<()> {
-        self.subnets.insert(&Key::new(bits.into(), addr), network, 0).context("cannot add a subnet")
+        self.subnets
+            .insert(&Key::new(bits.into(), addr), network, 0)
+            .context("cannot add a subnet")
     }
 
     /// Forgets a subnet.
@@ -109,7 +116,9 @@ impl Tables {
     /// Makes all flows of a slot's endpoint stale.
     pub fn bump_generation(&mut self, slot: u32) -> Result<()> {
         let next = self.generation(slot)?.wrapping_add(1);
-        self.generations.set(slot, next, 0).context("cannot write a generation")
+        self.generations
+            .set(slot, next, 0)
+            .context("cannot write a generation")
     }
 }
 
@@ -162,7 +171,11 @@ impl<K: Pod, V: Pod> Table<K, V> {
 
     /// Removes the entries for whose values `keep` is false.
     pub fn retain_values(&mut self, keep: impl Fn(&V) -> bool) -> Result<()> {
-        let unwanted: Vec<K> = self.iter()?.filter(|(_, v)| !keep(v)).map(|(key, _)| key).collect();
+        let unwanted: Vec<K> = self
+            .iter()?
+            .filter(|(_, v)| !keep(v))
+            .map(|(key, _)| key)
+            .collect();
         for key in unwanted {
             self.remove(&key)?;
         }
