@@ -124,10 +124,11 @@ pub enum FlowState {
 }
 
 impl FlowState {
-    /// Over: a SYN on this tuple opens a new connection.
+    /// Over: a SYN on this tuple opens a new connection. One FIN is not enough, for the
+    /// other side may go on sending for as long as it likes.
     #[inline(always)]
     pub const fn is_over(self) -> bool {
-        matches!(self, Self::Closing | Self::Closed | Self::Reset)
+        matches!(self, Self::Closed | Self::Reset)
     }
 }
 

@@ -77,6 +77,8 @@ pub struct Packet {
     pub tuple: Tuple,
     /// Length of the frame in bytes, with the Ethernet header.
     pub len: u32,
+    /// Where the IP packet ends in it: small frames are padded.
+    pub end: u32,
     /// Offset of the transport header.
     pub l4: u16,
     /// IP protocol number of what follows the last IP header.
@@ -131,6 +133,7 @@ impl Packet {
                 reserved: 0,
             },
             len: 0,
+            end: 0,
             l4: 0,
             ip_proto: 0,
             ttl: 0,
@@ -162,6 +165,7 @@ impl Packet {
         self.tuple.src = Addr::v4(src.to_ne_bytes());
         self.tuple.dst = Addr::v4(dst.to_ne_bytes());
         self.len = frame.len();
+        self.end = if whole { L3 as u32 + u32::from(total) } else { frame.len() };
         self.l4 = L3 as u16 + header_len;
         self.ip_proto = header.proto;
         self.ttl = header.ttl;
@@ -178,7 +182,8 @@ impl Packet {
         let header: Ipv6Hdr = frame.load(L3)?;
         let payload = u32::from(u16::from_be_bytes(header.payload_len));
         let room = (frame.len() - L3 as u32).saturating_sub(Ipv6Hdr::LEN as u32);
-        if header.version() != 6 || !(payload <= room || (payload == 0 && room > IP_MAX)) {
+        let aggregate = payload == 0 && room > IP_MAX;
+        if header.version() != 6 || payload > room {
             return Err(DropReason::Malformed);
         }
         let src: [u32; 4] = frame.load(L3 + offset_of!(Ipv6Hdr, src_addr))?;
@@ -204,6 +209,8 @@ impl Packet {
             l4 += (usize::from(length) + 1) * 8;
         }
         self.len = frame.len();
+        self.end =
+            if aggregate { frame.len() } else { (L3 + Ipv6Hdr::LEN) as u32 + payload };
         self.l4 = l4 as u16;
         self.ip_proto = next;
         self.ttl = header.hop_limit;
@@ -240,12 +247,15 @@ impl Packet {
         }
         self.tuple.proto = proto;
         let l4 = self.transport_offset();
+        // What lies in the frame after the IP packet's end is no header of it.
+        let room = self.end.saturating_sub(l4 as u32);
         match proto {
             Proto::Tcp => {
                 // Ports to flags; the fixed header must be there as a whole.
                 let words: [u32; TcpHdr::LEN / 4] = frame.load(l4)?;
                 let [offset, flags, ..] = words[3].to_ne_bytes();
-                if usize::from(offset >> 4) * 4 < TcpHdr::LEN {
+                let header_len = u32::from(offset >> 4) * 4;
+                if header_len < TcpHdr::LEN as u32 || header_len > room {
                     return Err(DropReason::Malformed);
                 }
                 self.tcp_flags = flags;
@@ -253,10 +263,18 @@ impl Packet {
             }
             Proto::Udp => {
                 let words: [u32; UdpHdr::LEN / 4] = frame.load(l4)?;
+                let [high, low, ..] = words[1].to_ne_bytes();
+                let len = u32::from(u16::from_be_bytes([high, low]));
+                if len < UdpHdr::LEN as u32 || len > room {
+                    return Err(DropReason::Malformed);
+                }
                 self.set_ports(words[0]);
             }
             Proto::Icmp | Proto::Icmpv6 => {
                 let words: [u32; Icmpv4Hdr::LEN / 4] = frame.load(l4)?;
+                if room < Icmpv4Hdr::LEN as u32 {
+                    return Err(DropReason::Malformed);
+                }
                 let [kind, code, ..] = words[0].to_ne_bytes();
                 let [id0, id1, ..] = words[1].to_ne_bytes();
                 let id = u16::from_be_bytes([id0, id1]);

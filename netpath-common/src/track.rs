@@ -94,8 +94,10 @@ fn step<E: Env>(
     rest: &mut Rest,
 ) -> Result<(), DropReason> {
     let stale = env.generation(flow.slot) != flow.generation;
-    // A SYN on a finished connection is a client that uses its port again.
-    if stale || (flow.state.is_over() && packet.opens_tcp()) {
+    // A SYN on a finished connection is a client that uses its port again; from the other
+    // side it would be somebody who wants to have our flows removed.
+    let again = flow.state.is_over() && flow.direction == Direction::Original;
+    if stale || (again && packet.opens_tcp()) {
         *rest = Rest::Remove;
         return Err(DropReason::StaleFlow);
     }

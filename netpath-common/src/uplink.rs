@@ -92,6 +92,9 @@ fn dial<E: Env>(
         })
         .ok_or(DropReason::UnknownEndpoint)?;
     env.route(opening.gateway_ifindex, &opening.dst, &key.src, &mut opening.route)?;
+    if !env.uplinks().contains(&opening.route.ifindex) {
+        return Err(DropReason::NotAnUplink);
+    }
     opening.kind = FlowKind::Published;
     // The container sees the client's own address and port. Only when the client reaches
     // the same container port by two published ports at once, from one port of its own,

@@ -45,6 +45,7 @@ const TOOLS: &[Tool] = &[
     tool("nc", &["netcat-openbsd"]),
     tool("socat", &["socat"]),
     tool("dig", &["bind9-dnsutils", "dnsutils"]),
+    tool("dnsmasq", &["dnsmasq-base"]),
     tool("busybox", &["busybox-static", "busybox"]),
     tool("ps", &["procps"]),
     tool("ethtool", &["ethtool"]),

@@ -1,0 +1,19 @@
+//! The logic of the packets' way, on hash maps instead of BPF maps.
+//!
+//! Frames are made and read by etherparse, go through the real parsers and stages, and are
+//! rewritten by the checksum differences that flows hold.
+
+#[allow(dead_code, reason = "shared with the tests of the programs, which use all of it")]
+#[path = "../../../tests/src/packets.rs"]
+mod packets;
+#[allow(dead_code, reason = "as above")]
+#[path = "../../../tests/src/verify.rs"]
+mod verify;
+
+mod connection;
+mod container;
+mod masquerade;
+mod model;
+mod parsing;
+mod properties;
+mod published;

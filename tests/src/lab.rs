@@ -1,0 +1,555 @@
+//! A laboratory: a "host" with an agent of its own and an "outside" machine, both network
+//! namespaces, joined by an uplink.
+//!
+//! Everything carries the test process's number in its name, is removed when the laboratory
+//! goes out of scope (also when a test fails), and what an earlier, killed run left behind
+//! is removed before the first laboratory is made.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Once;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The host's addresses on the uplink.
+pub const HOST4: &str = "192.0.2.1";
+/// See [`HOST4`].
+pub const HOST6: &str = "2001:db8:1::1";
+/// The outside machine's addresses.
+pub const OUT4: &str = "192.0.2.2";
+/// See [`OUT4`].
+pub const OUT6: &str = "2001:db8:1::2";
+/// The uplink's name.
+pub const UPLINK: &str = "uplink0";
+
+/// No command of a test takes longer than this without having hung.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+static SWEEP: Once = Once::new();
+
+/// A host and an outside machine.
+pub struct Lab {
+    host: String,
+    outside: String,
+    dir: tempfile::TempDir,
+    bpffs: PathBuf,
+    agent: Option<Child>,
+    helpers: Vec<Child>,
+}
+
+/// What a command printed, and how it ended.
+#[derive(Debug)]
+pub struct Ran {
+    /// Its exit code; `None` if a signal ended it.
+    pub code: Option<i32>,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl Ran {
+    /// Standard output of a command that must have succeeded.
+    #[track_caller]
+    pub fn ok(self) -> String {
+        assert_eq!(self.code, Some(0), "{self:#?}");
+        self.stdout
+    }
+
+    /// Standard error of a command that must have failed with one sentence.
+    #[track_caller]
+    pub fn refused(self) -> String {
+        assert!(
+            self.code.is_some_and(|code| code != 0),
+            "it was not refused: {self:#?}"
+        );
+        let lines: Vec<&str> = self.stderr.lines().collect();
+        assert_eq!(lines.len(), 1, "not one sentence: {self:#?}");
+        assert!(!self.stderr.contains("panicked"), "{self:#?}");
+        lines[0].to_owned()
+    }
+}
+
+impl From<Output> for Ran {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+impl Default for Lab {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Lab {
+    /// Two namespaces and an uplink with an agent on it.
+    pub fn new() -> Self {
+        let mut lab = Self::without_agent();
+        lab.start_agent();
+        lab
+    }
+
+    /// Two namespaces and an uplink, no agent.
+    pub fn without_agent() -> Self {
+        SWEEP.call_once(remove_leftovers);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("np-test-{}-{number}", std::process::id());
+        let lab = Self {
+            host: format!("{name}-host"),
+            outside: format!("{name}-out"),
+            dir: tempfile::Builder::new()
+                .prefix("netpath-test-")
+                .tempdir()
+                .expect("a directory"),
+            bpffs: PathBuf::from(format!(
+                "/sys/fs/bpf/netpath-test-{}-{number}",
+                std::process::id()
+            )),
+            agent: None,
+            helpers: Vec::new(),
+        };
+        for namespace in [&lab.host, &lab.outside] {
+            ip(&["netns", "add", namespace]);
+            ip(&["-n", namespace, "link", "set", "lo", "up"]);
+        }
+        lab.replug();
+        lab
+    }
+
+    /// Makes the uplink and gives both machines their addresses and routes.
+    pub fn replug(&self) {
+        ip(&[
+            "link",
+            "add",
+            UPLINK,
+            "netns",
+            &self.host,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "eth0",
+            "netns",
+            &self.outside,
+        ]);
+        for (namespace, device, v4, v6) in [
+            (&self.host, UPLINK, HOST4, HOST6),
+            (&self.outside, "eth0", OUT4, OUT6),
+        ] {
+            ip(&[
+                "-n",
+                namespace,
+                "addr",
+                "add",
+                &format!("{v4}/24"),
+                "dev",
+                device,
+            ]);
+            ip(&[
+                "-n",
+                namespace,
+                "addr",
+                "add",
+                &format!("{v6}/64"),
+                "dev",
+                device,
+                "nodad",
+            ]);
+            ip(&["-n", namespace, "link", "set", device, "up"]);
+        }
+        ip(&["-n", &self.host, "route", "add", "default", "via", OUT4]);
+        ip(&[
+            "-n", &self.host, "-6", "route", "add", "default", "via", OUT6,
+        ]);
+    }
+
+    /// Starts the agent and waits until it serves.
+    #[track_caller]
+    pub fn start_agent(&mut self) {
+        let mut agent = self
+            .agent_command()
+            .stdout(Stdio::piped())
+            .stderr(self.append("agent.log"))
+            .spawn()
+            .expect("the agent starts");
+        let mut lines = BufReader::new(agent.stdout.take().expect("a pipe")).lines();
+        let ready = lines.any(|line| line.is_ok_and(|line| line.trim() == "ready"));
+        // Nobody reads on, so the agent must not block on a full pipe.
+        thread::spawn(move || lines.for_each(drop));
+        self.agent = Some(agent);
+        assert!(ready, "the agent did not get ready:\n{}", self.agent_log());
+    }
+
+    /// The command that starts the agent, for tests that watch it fail.
+    pub fn agent_command(&self) -> Command {
+        let mut command = self.host_command(&[&netpath_binary()]);
+        command.args(["agent", "--uplink", UPLINK, "--max-flows", "16384"]);
+        command.args(self.folders());
+        command
+    }
+
+    /// `--run-dir`, `--state-dir` and `--bpffs` of this laboratory.
+    pub fn folders(&self) -> [String; 6] {
+        let dir = self.dir.path();
+        [
+            "--run-dir".to_owned(),
+            dir.join("run").display().to_string(),
+            "--state-dir".to_owned(),
+            dir.join("state").display().to_string(),
+            "--bpffs".to_owned(),
+            self.bpffs.display().to_string(),
+        ]
+    }
+
+    /// What the agent has logged so far.
+    pub fn agent_log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("agent.log")).unwrap_or_default()
+    }
+
+    /// The agent's process id.
+    pub fn agent_pid(&self) -> u32 {
+        self.agent.as_ref().expect("an agent").id()
+    }
+
+    /// Kills the agent as the kernel would when memory runs out.
+    pub fn kill_agent(&mut self) {
+        if let Some(mut agent) = self.agent.take() {
+            let _ = agent.kill();
+            let _ = agent.wait();
+        }
+    }
+
+    /// Ends the agent as systemd would, and waits for it.
+    pub fn stop_agent(&mut self) -> Option<i32> {
+        let mut agent = self.agent.take()?;
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(agent.id()).expect("a pid"));
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("a signal");
+        let end = Instant::now() + PATIENCE;
+        while Instant::now() < end {
+            if let Some(status) = agent.try_wait().expect("a status") {
+                return status.code();
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        let _ = agent.kill();
+        panic!("the agent did not end:\n{}", self.agent_log());
+    }
+
+    /// A folder for the test's own files.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The folder of the agent's pins.
+    pub fn bpffs(&self) -> &Path {
+        &self.bpffs
+    }
+
+    /// Name of the host's namespace.
+    pub fn host_namespace(&self) -> &str {
+        &self.host
+    }
+
+    /// Runs the netpath command against this laboratory's agent.
+    pub fn netpath(&self, args: &[&str]) -> Ran {
+        run(self.netpath_command(args))
+    }
+
+    /// The netpath command against this laboratory's agent.
+    pub fn netpath_command(&self, args: &[&str]) -> Command {
+        let mut command = self.host_command(&[&netpath_binary()]);
+        command
+            .arg("--socket")
+            .arg(self.dir.path().join("run/netpath.sock"))
+            .args(args);
+        command
+    }
+
+    /// What a verb prints with `-o json`.
+    #[track_caller]
+    pub fn json(&self, args: &[&str]) -> serde_json::Value {
+        let mut all = vec!["-o", "json"];
+        all.extend(args);
+        let text = self.netpath(&all).ok();
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text}"))
+    }
+
+    /// Runs a command in a container.
+    pub fn exec(&self, name: &str, args: &[&str]) -> Ran {
+        let mut all = vec!["exec", name, "--"];
+        all.extend(args);
+        self.netpath(&all)
+    }
+
+    /// Starts a container.
+    #[track_caller]
+    pub fn run(&self, name: &str, options: &[&str], command: &[&str]) {
+        let mut all = vec!["run", "-d", "--name", name];
+        all.extend(options);
+        all.push("--");
+        all.extend(command);
+        self.netpath(&all).ok();
+    }
+
+    /// Runs a command on the host.
+    pub fn host(&self, args: &[&str]) -> Ran {
+        run(self.host_command(args))
+    }
+
+    /// Runs a command on the outside machine.
+    pub fn outside(&self, args: &[&str]) -> Ran {
+        run(in_namespace(&self.outside, args))
+    }
+
+    /// A command on the host.
+    pub fn host_command(&self, args: &[&str]) -> Command {
+        in_namespace(&self.host, args)
+    }
+
+    /// Starts a server on the outside machine; it ends with the laboratory.
+    pub fn serve_outside(&mut self, args: &[&str]) {
+        let command = in_namespace(&self.outside, args);
+        self.spawn(command);
+    }
+
+    /// Starts a command in the background; it ends with the laboratory.
+    pub fn spawn(&mut self, mut command: Command) -> usize {
+        command
+            .stdout(self.append("helpers.log"))
+            .stderr(self.append("helpers.log"));
+        self.helpers.push(
+            command
+                .stdin(Stdio::null())
+                .spawn()
+                .expect("a helper starts"),
+        );
+        self.helpers.len() - 1
+    }
+
+    /// The process id of a command that [`Self::spawn`] started.
+    pub fn helper_pid(&self, index: usize) -> u32 {
+        self.helpers[index].id()
+    }
+
+    /// Starts a command on the outside machine whose output is wanted at its end.
+    pub fn start_outside(&self, args: &[&str]) -> Child {
+        start(in_namespace(&self.outside, args))
+    }
+
+    /// An address of a container: of IPv4, or of IPv6.
+    #[track_caller]
+    pub fn address(&self, name: &str, v6: bool) -> String {
+        let text = self.exec(name, &["ip", "-j", "addr", "show", "eth0"]).ok();
+        let links: serde_json::Value = serde_json::from_str(&text).expect("JSON of ip");
+        let family = if v6 { "inet6" } else { "inet" };
+        links[0]["addr_info"]
+            .as_array()
+            .and_then(|all| {
+                all.iter()
+                    .find(|a| a["family"] == family && a["scope"] == "global")
+            })
+            .and_then(|a| a["local"].as_str())
+            .unwrap_or_else(|| panic!("{name} has no {family} address: {text}"))
+            .to_owned()
+    }
+
+    /// Removes containers and networks, ends the agent and takes everything away.
+    pub fn purge(&mut self) -> Ran {
+        self.stop_agent();
+        let mut command = self.host_command(&[&netpath_binary(), "purge"]);
+        command.args(self.folders());
+        run(command)
+    }
+
+    fn append(&self, name: &str) -> fs::File {
+        let path = self.dir.path().join(name);
+        fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .expect("a log file")
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("--- the agent's log\n{}", self.agent_log());
+        }
+        for helper in &mut self.helpers {
+            let _ = helper.kill();
+            let _ = helper.wait();
+        }
+        self.kill_agent();
+        let mut purge = self.host_command(&[&netpath_binary(), "purge"]);
+        purge.args(self.folders());
+        let _ = run(purge);
+        for namespace in [&self.host, &self.outside] {
+            remove_namespace(namespace);
+        }
+        remove_pins(&self.bpffs);
+    }
+}
+
+/// Waits until `condition` holds.
+#[track_caller]
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(10);
+    while Instant::now() < end {
+        if condition() {
+            return;
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+    panic!("not in ten seconds: {what}");
+}
+
+/// Starts a command with its output kept.
+pub fn start(mut command: Command) -> Child {
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"))
+}
+
+/// Waits for a command that [`start`] began.
+#[track_caller]
+pub fn finish(child: Child) -> Ran {
+    finish_within(child, PATIENCE)
+}
+
+/// Runs a command to its end.
+#[track_caller]
+pub fn run(command: Command) -> Ran {
+    finish(start(command))
+}
+
+#[track_caller]
+fn finish_within(mut child: Child, patience: Duration) -> Ran {
+    // Both pipes are drained while it runs: a full one would stop it.
+    let mut stdout = child.stdout.take().expect("a pipe");
+    let mut stderr = child.stderr.take().expect("a pipe");
+    let out = thread::spawn(move || {
+        let mut text = Vec::new();
+        let _ = stdout.read_to_end(&mut text);
+        text
+    });
+    let err = thread::spawn(move || {
+        let mut text = Vec::new();
+        let _ = stderr.read_to_end(&mut text);
+        text
+    });
+    let end = Instant::now() + patience;
+    let status = loop {
+        if let Some(status) = child.try_wait().expect("a status") {
+            break status;
+        }
+        if Instant::now() > end {
+            let _ = child.kill();
+            let _ = child.wait();
+            panic!("a command hung");
+        }
+        thread::sleep(Duration::from_millis(5));
+    };
+    let stdout = out.join().expect("a reader");
+    let stderr = err.join().expect("a reader");
+    Output {
+        status,
+        stdout,
+        stderr,
+    }
+    .into()
+}
+
+/// A command in a named namespace. `ip netns exec` would mount /sys anew and hide the bpffs.
+fn in_namespace(namespace: &str, args: &[&str]) -> Command {
+    let mut command = Command::new("nsenter");
+    command
+        .arg(format!("--net=/run/netns/{namespace}"))
+        .arg("--")
+        .args(args);
+    command
+}
+
+/// The binary under test, beside the test's own.
+pub fn netpath_binary() -> String {
+    let test = std::env::current_exe().expect("a path");
+    let folder = test
+        .parent()
+        .and_then(Path::parent)
+        .expect("target/<profile>");
+    let binary = folder.join("netpath");
+    assert!(
+        binary.exists(),
+        "{} is not built; run `cargo build`",
+        binary.display()
+    );
+    binary.display().to_string()
+}
+
+#[track_caller]
+fn ip(args: &[&str]) {
+    let mut command = Command::new("ip");
+    command.args(args);
+    run(command).ok();
+}
+
+fn remove_namespace(name: &str) {
+    let pids = Command::new("ip").args(["netns", "pids", name]).output();
+    for pid in
+        String::from_utf8_lossy(&pids.map(|o| o.stdout).unwrap_or_default()).split_whitespace()
+    {
+        if let Ok(pid) = pid.parse() {
+            let pid = nix::unistd::Pid::from_raw(pid);
+            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+        }
+    }
+    let _ = Command::new("ip").args(["netns", "del", name]).output();
+}
+
+fn remove_pins(folder: &Path) {
+    // Pins are files one or two levels deep; a bpffs has no recursion surprises.
+    let _ = fs::remove_dir_all(folder);
+}
+
+/// Removes what test runs that were killed have left: things named after processes that are gone.
+fn remove_leftovers() {
+    let gone = |name: &str, prefix: &str| {
+        name.strip_prefix(prefix)
+            .and_then(|rest| rest.split('-').next())
+            .is_some_and(|pid| !Path::new("/proc").join(pid).exists())
+    };
+    let list = |folder: &str| {
+        fs::read_dir(folder)
+            .map(|entries| {
+                entries
+                    .flatten()
+                    .map(|e| e.file_name().to_string_lossy().into_owned())
+                    .collect::<Vec<_>>()
+            })
+            .unwrap_or_default()
+    };
+    for name in list("/run/netns")
+        .iter()
+        .filter(|name| gone(name, "np-test-"))
+    {
+        remove_namespace(name);
+    }
+    for name in list("/sys/fs/bpf")
+        .iter()
+        .filter(|name| gone(name, "netpath-test-"))
+    {
+        remove_pins(&Path::new("/sys/fs/bpf").join(name));
+    }
+}
