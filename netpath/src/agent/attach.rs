@@ -1,0 +1,138 @@
+//! Interfaces in namespaces that are somebody else's.
+
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, anyhow};
+
+use super::endpoint::INTERFACE;
+use super::{Agent, blocking, now};
+use crate::api::types::{Attach, Container};
+use crate::netlink::netns::Identity;
+use crate::netlink::{Netlink, netns};
+use crate::problem::{conflict, invalid, not_found};
+use crate::store::{ContainerRecord, Origin};
+
+impl Agent {
+    /// Makes an interface in a namespace that is somebody else's.
+    ///
+    /// # Errors
+    /// A sentence; nothing is left of it.
+    pub async fn attach(self: &Arc<Self>, new: Attach) -> Result<Container> {
+        let mut held = self.held.lock().await;
+        if new.connect.name.is_none() {
+            return Err(invalid(
+                "an attached namespace needs a name, give it one with --name",
+            ));
+        }
+        let name = self.new_name(new.connect.name.as_deref())?;
+        let (path, netns) = match (&new.netns, new.pid) {
+            (Some(path), None) => (path.clone(), open_path(path)?),
+            (None, Some(pid)) => open_pid(pid)?,
+            _ => return Err(invalid("name the namespace with either --netns or --pid")),
+        };
+        if netns::is_own(&netns).context("cannot look at the agent's namespace")? {
+            return Err(invalid(format!(
+                "{} is the network namespace of the agent, that is, of the host; attach a \
+                 container's own namespace",
+                path.display()
+            )));
+        }
+        if blocking(|| netns::inside(netns::borrow(&netns), || has_interface(INTERFACE)))? {
+            return Err(conflict(format!(
+                "the namespace {} has an interface {INTERFACE} already, remove it or attach \
+                 another namespace",
+                path.display()
+            )));
+        }
+        let meta = netns.metadata().context("cannot look at the namespace")?;
+        let plan = self.plan_endpoint(&mut held, &new.connect).await?;
+        let origin = Origin::Attached {
+            path: path.to_string_lossy().into_owned(),
+            dev: meta.dev(),
+            ino: meta.ino(),
+        };
+        let mut record = ContainerRecord {
+            created: now(),
+            ..ContainerRecord::new(&name, &plan.network.name, origin)
+        };
+        self.make_container(&mut held, &mut record, plan, Some(&netns))
+            .await?;
+        self.show_container(&name)
+    }
+
+    /// Opens a container's namespace, if it is still the one it was.
+    pub(super) fn open_netns(&self, record: &ContainerRecord) -> Option<File> {
+        match &record.origin {
+            Origin::Own => netns::open(&self.netns_path(&record.name)).ok()?,
+            Origin::Attached { path, dev, ino } => {
+                let netns = netns::open(Path::new(path)).ok()??;
+                let meta = netns.metadata().ok()?;
+                let found = Identity {
+                    dev: meta.dev(),
+                    ino: meta.ino(),
+                };
+                (found
+                    == Identity {
+                        dev: *dev,
+                        ino: *ino,
+                    })
+                .then_some(netns)
+            }
+        }
+    }
+}
+
+fn open_path(path: &Path) -> Result<File> {
+    if !path.is_absolute() {
+        return Err(invalid(format!(
+            "the namespace {} needs an absolute path",
+            path.display()
+        )));
+    }
+    match netns::open(path) {
+        Ok(Some(netns)) => Ok(netns),
+        Ok(None) => Err(invalid(format!(
+            "{} is not a network namespace",
+            path.display()
+        ))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(not_found(format!(
+            "there is no namespace {}, make it first (\"ip netns add\") or name another",
+            path.display()
+        ))),
+        Err(error) => {
+            Err(error).with_context(|| format!("cannot open the namespace {}", path.display()))
+        }
+    }
+}
+
+fn open_pid(pid: u32) -> Result<(PathBuf, File)> {
+    let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
+    match netns::open(&path) {
+        Ok(Some(netns)) => Ok((path, netns)),
+        Ok(None) => Err(anyhow!("{} is not a network namespace", path.display())),
+        // A zombie has an entry in /proc and no namespaces any more.
+        Err(error)
+            if matches!(
+                error.raw_os_error(),
+                Some(libc::ENOENT | libc::ESRCH | libc::EACCES)
+            ) =>
+        {
+            Err(not_found(format!("process {pid} does not run")))
+        }
+        Err(error) => {
+            Err(error).with_context(|| format!("cannot open the namespace of process {pid}"))
+        }
+    }
+}
+
+/// To be called on a thread inside the namespace.
+fn has_interface(name: &str) -> Result<bool> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+        .context("cannot start a runtime")?;
+    runtime.block_on(async { Ok(Netlink::connect()?.link(name).await?.is_some()) })
+}

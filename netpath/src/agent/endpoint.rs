@@ -1,0 +1,260 @@
+//! The kernel state of a container's interface: a veth pair, addresses, routes, maps.
+
+use std::fs::File;
+use std::net::IpAddr;
+
+use anyhow::{Context, Result, anyhow};
+use ipnet::IpNet;
+
+use super::{Agent, Held, blocking};
+use crate::datapath::{EndpointSpec, PortSpec};
+use crate::netlink::{Netlink, NewVeth, netns, sysctl};
+use crate::publish::{Binding, reserve_binding};
+use crate::store::{ContainerRecord, EndpointRecord, NetworkRecord};
+
+/// Name of the interface in the container.
+pub const INTERFACE: &str = "eth0";
+
+impl Agent {
+    /// Makes a container's interface in `netns` and everything that belongs to it.
+    pub(super) async fn make_endpoint(
+        &self,
+        name: &str,
+        network: &NetworkRecord,
+        endpoint: &mut EndpointRecord,
+        netns: &File,
+        own: bool,
+    ) -> Result<()> {
+        let device = endpoint.device.as_str();
+        self.netlink
+            .add_veth(&NewVeth {
+                name: device,
+                peer_netns: netns::borrow(netns),
+                peer_name: INTERFACE,
+                peer_mac: endpoint.mac,
+                mtu: network.mtu,
+            })
+            .await?;
+        let link = self
+            .netlink
+            .link(device)
+            .await?
+            .ok_or_else(|| anyhow!("device {device} was removed while it was being set up"))?;
+        endpoint.ifindex = link.index;
+        // The host's end has no address, not even a link-local one.
+        sysctl::set(&format!("ipv6/conf/{device}/disable_ipv6"), "1")?;
+        self.netlink
+            .set_alias(link.index, &format!("netpath container {name}"))
+            .await?;
+        self.netlink.set_up(link.index).await?;
+        // The programs must be there before the first packet is.
+        self.add_to_datapath(network, endpoint)?;
+        let inside = Inside::new(network, endpoint, own);
+        blocking(|| netns::inside(netns::borrow(netns), || inside.configure()))
+            .with_context(|| format!("cannot set up {INTERFACE} of container {name}"))
+    }
+
+    /// Puts an endpoint whose device is there, and its ports, into the maps.
+    pub(super) fn add_to_datapath(
+        &self,
+        network: &NetworkRecord,
+        endpoint: &EndpointRecord,
+    ) -> Result<()> {
+        let spec = endpoint_spec(network, endpoint);
+        self.with_datapath(|datapath| {
+            datapath.add_endpoint(&spec)?;
+            port_specs(endpoint).try_for_each(|port| datapath.publish(&port))
+        })
+    }
+
+    /// Removes all of a container's kernel state that there may be. What was never made
+    /// or is gone already is fine.
+    pub(super) async fn unmake_endpoint(
+        &self,
+        held: &mut Held,
+        record: &ContainerRecord,
+    ) -> Result<()> {
+        let mut problems = Vec::new();
+        if let Some(endpoint) = &record.endpoint {
+            // An agent that was killed did not write down the index.
+            let present = self.netlink.link(&endpoint.device).await?;
+            let ours = present.filter(|link| link.is_ours());
+            let index = ours.as_ref().map_or(endpoint.ifindex, |link| link.index);
+            let ports: Vec<PortSpec> = port_specs(endpoint).collect();
+            problems.extend(
+                self.with_datapath(|datapath| {
+                    for port in &ports {
+                        datapath.unpublish(port)?;
+                    }
+                    if index != 0 {
+                        datapath.remove_endpoint(index)
+                    } else {
+                        Ok(())
+                    }
+                })
+                .err(),
+            );
+            if ours.is_some() {
+                problems.extend(self.netlink.delete_link(&endpoint.device).await.err());
+            }
+        }
+        if record.is_own() {
+            problems.extend(blocking(|| netns::remove(&self.netns_path(&record.name))).err());
+        }
+        held.reservations.remove(&record.name);
+        held.beyond_repair.remove(&record.name);
+        // All of it was tried; the first problem is told.
+        let mut problems = problems.into_iter();
+        let first = problems.next();
+        for other in problems {
+            log::error!(
+                "while cleaning up after container {}: {other:#}",
+                record.name
+            );
+        }
+        first.map_or(Ok(()), Err)
+    }
+
+    /// Reserves the published ports that nobody holds for us: after a start, or because
+    /// somebody else had them then.
+    pub(super) fn reserve_missing(&self, held: &mut Held) -> Result<()> {
+        for container in self.store.containers()? {
+            let Some(endpoint) = &container.endpoint else {
+                continue;
+            };
+            let reservations = held.reservations.entry(container.name.clone()).or_default();
+            for port in &endpoint.ports {
+                if reservations.iter().any(|held| held.binding == *port) {
+                    continue;
+                }
+                match reserve_binding(*port) {
+                    Ok(reservation) => reservations.push(reservation),
+                    Err(error) => log::debug!("cannot reserve {port} again: {error}"),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is to be done inside a container's namespace.
+struct Inside {
+    addresses: Vec<IpNet>,
+    gateways: Vec<IpAddr>,
+    v6: bool,
+    own: bool,
+}
+
+impl Inside {
+    fn new(network: &NetworkRecord, endpoint: &EndpointRecord, own: bool) -> Self {
+        let mut addresses = Vec::new();
+        let mut gateways = Vec::new();
+        for address in endpoint.addresses() {
+            if let Some(subnet) = network.subnet(address.is_ipv4()) {
+                addresses.extend(IpNet::new(address, subnet.prefix.prefix_len()));
+                gateways.push(subnet.gateway);
+            }
+        }
+        // Given by us, so that the datapath knows it; /64 is what link-local means.
+        let link_local = endpoint.link_local();
+        addresses.extend(link_local.and_then(|address| IpNet::new(address.into(), 64).ok()));
+        Self {
+            addresses,
+            gateways,
+            v6: endpoint.addr6.is_some(),
+            own,
+        }
+    }
+
+    /// To be called on a thread inside the namespace.
+    fn configure(&self) -> Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .build()
+            .context("cannot start a runtime")?;
+        runtime.block_on(async {
+            let netlink = Netlink::connect()?;
+            let links = netlink.links().await?;
+            let find = |name: &str| {
+                let link = links.iter().find(|link| link.name == name);
+                link.map(|link| link.index)
+                    .with_context(|| format!("there is no device {name}"))
+            };
+            // A namespace of somebody else has the loopback that its owner wants.
+            if self.own {
+                netlink.set_up(find("lo")?).await?;
+            }
+            let index = find(INTERFACE)?;
+            let settings: &[(&str, &str)] = if self.v6 {
+                // No address but ours, from nobody: gen mode 1 is "none".
+                &[
+                    ("disable_ipv6", "0"),
+                    ("accept_ra", "0"),
+                    ("autoconf", "0"),
+                    ("accept_dad", "0"),
+                    ("dad_transmits", "0"),
+                    ("addr_gen_mode", "1"),
+                ]
+            } else {
+                &[("disable_ipv6", "1")]
+            };
+            for (setting, value) in settings {
+                sysctl::set(&format!("ipv6/conf/{INTERFACE}/{setting}"), value)?;
+            }
+            for address in &self.addresses {
+                netlink.add_address(index, *address).await?;
+            }
+            netlink.set_up(index).await?;
+            for gateway in &self.gateways {
+                netlink.add_default_route(index, *gateway).await?;
+            }
+            Ok(())
+        })
+    }
+}
+
+fn endpoint_spec(network: &NetworkRecord, endpoint: &EndpointRecord) -> EndpointSpec {
+    let (subnet4, subnet6) = (network.subnet(true), network.subnet(false));
+    let length = |subnet: Option<&crate::ipam::Subnet>| {
+        subnet.map_or(0, |subnet| subnet.prefix.prefix_len())
+    };
+    EndpointSpec {
+        network: network.id,
+        ifindex: endpoint.ifindex,
+        mac: endpoint.mac,
+        addr4: endpoint.addr4,
+        addr6: endpoint.addr6,
+        link_local: endpoint.link_local(),
+        prefix4: length(subnet4),
+        prefix6: length(subnet6),
+        gateway4: subnet4.and_then(|subnet| match subnet.gateway {
+            IpAddr::V4(gateway) => Some(gateway),
+            IpAddr::V6(_) => None,
+        }),
+        gateway6: subnet6.and_then(|subnet| match subnet.gateway {
+            IpAddr::V6(gateway) => Some(gateway),
+            IpAddr::V4(_) => None,
+        }),
+        gateway_ifindex: network.ifindex,
+        gateway_mac: network.mac,
+    }
+}
+
+/// The published ports of an endpoint as the datapath wants them.
+pub(super) fn port_specs(endpoint: &EndpointRecord) -> impl Iterator<Item = PortSpec> {
+    endpoint.ports.iter().filter_map(|binding: &Binding| {
+        let container_ip = if binding.host_ip.is_ipv4() {
+            IpAddr::V4(endpoint.addr4?)
+        } else {
+            IpAddr::V6(endpoint.addr6?)
+        };
+        Some(PortSpec {
+            host_ip: binding.host_ip,
+            proto: binding.proto,
+            host_port: binding.host_port,
+            endpoint_ifindex: endpoint.ifindex,
+            container_ip,
+            container_port: binding.container_port,
+        })
+    })
+}

@@ -1,0 +1,175 @@
+//! Keeping up with the host's devices and addresses.
+
+use std::net::IpAddr;
+use std::sync::PoisonError;
+
+use anyhow::{Context, Result};
+
+use super::{Agent, Held, Uplink};
+use crate::netlink::{Address, Link};
+use crate::store::{ContainerRecord, State};
+
+impl Agent {
+    /// Looks at all devices and addresses, tells the datapath what changed, and repairs
+    /// what of ours somebody removed.
+    pub(super) async fn look_around(&self, held: &mut Held) -> Result<()> {
+        let links = self.netlink.links().await?;
+        let addresses = self.netlink.addresses().await?;
+        for name in &self.settings.uplinks {
+            self.look_at_uplink(name, &links, &addresses)?;
+        }
+        let mut host: Vec<(IpAddr, u32)> = addresses
+            .iter()
+            .filter(|address| address.is_global)
+            .map(|address| (address.ip, address.index))
+            .collect();
+        host.sort_unstable();
+        if host != held.host_addresses {
+            self.with_datapath(|datapath| datapath.set_host_addrs(&host))
+                .context("cannot tell the datapath the host's addresses")?;
+            held.host_addresses = host;
+        }
+        self.repair(held, &links).await
+    }
+
+    fn look_at_uplink(&self, name: &str, links: &[Link], addresses: &[Address]) -> Result<()> {
+        let now = links.iter().find(|link| link.name == name).map(|link| {
+            let mut of_link = addresses
+                .iter()
+                .filter(|a| a.index == link.index && a.is_global && !a.is_secondary);
+            let addr4 = of_link.clone().find_map(|address| match address.ip {
+                IpAddr::V4(ip) => Some(ip),
+                IpAddr::V6(_) => None,
+            });
+            let addr6 = of_link.find_map(|address| match address.ip {
+                IpAddr::V6(ip) if address.is_usable => Some(ip),
+                _ => None,
+            });
+            Uplink {
+                ifindex: link.index,
+                mtu: link.mtu,
+                addr4,
+                addr6,
+            }
+        });
+        let before = {
+            let uplinks = self.uplinks.lock().unwrap_or_else(PoisonError::into_inner);
+            uplinks.get(name).copied().flatten()
+        };
+        if now == before {
+            return Ok(());
+        }
+        let index = |uplink: Option<Uplink>| uplink.map(|uplink| uplink.ifindex);
+        self.with_datapath(|datapath| {
+            if let Some(old) = before
+                && index(before) != index(now)
+            {
+                log::warn!("uplink {name} is gone");
+                // With the device its programs went.
+                if let Err(error) = datapath.detach_uplink(old.ifindex) {
+                    log::debug!("cannot detach from uplink {name}: {error:#}");
+                }
+            }
+            let Some(new) = now else { return Ok(()) };
+            if index(before) != index(now) {
+                datapath.attach_uplink(new.ifindex)?;
+                log::info!("attached to uplink {name}");
+            }
+            datapath.set_uplink_addrs(new.ifindex, new.addr4, new.addr6)
+        })
+        .with_context(|| format!("cannot use uplink {name}"))?;
+        let mut uplinks = self.uplinks.lock().unwrap_or_else(PoisonError::into_inner);
+        uplinks.insert(name.to_owned(), now);
+        Ok(())
+    }
+
+    /// Makes gateway devices and interfaces anew that somebody removed.
+    async fn repair(&self, held: &mut Held, links: &[Link]) -> Result<()> {
+        let is_there = |index: u32| links.iter().any(|link| link.index == index);
+        let containers = self.store.containers()?;
+        let mut remade = Vec::new();
+        for mut network in self.store.networks()? {
+            if !network.ready || is_there(network.ifindex) {
+                continue;
+            }
+            log::warn!(
+                "the gateway device of network {} is gone, making it anew",
+                network.name
+            );
+            self.make_network(&mut network).await?;
+            self.store.put_network(&network)?;
+            remade.push(network.name);
+        }
+        for record in containers {
+            let Some(endpoint) = &record.endpoint else {
+                continue;
+            };
+            if record.state == State::Creating || held.beyond_repair.contains(&record.name) {
+                continue;
+            }
+            if !is_there(endpoint.ifindex) {
+                self.repair_container(held, record).await;
+            } else if remade.contains(&record.network) {
+                self.add_to_datapath(&self.store.network(&record.network)?, endpoint)?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn repair_container(&self, held: &mut Held, record: ContainerRecord) {
+        let name = record.name.clone();
+        let netns = self.open_netns(&record);
+        if netns.is_none() && !record.is_own() {
+            log::info!("the namespace of {name} is gone, it is detached");
+            if let Err(error) = self.unmake_endpoint(held, &record).await {
+                log::error!("cannot clean up after {name}: {error:#}");
+            }
+            self.forget(&name);
+            return;
+        }
+        let alive = match &record.state {
+            State::Running { process, .. } => process.is_alive(),
+            _ => true,
+        };
+        if !alive {
+            // Its end is being dealt with.
+            return;
+        }
+        log::warn!("the interface of container {name} is gone, making it anew");
+        if let Err(error) = self.remake_endpoint(record, netns).await {
+            // Trying again at once would fail again, and each try makes and removes a
+            // device, which is a reason to look around.
+            held.beyond_repair.insert(name.clone());
+            log::error!("container {name} stays without a network: {error:#}");
+        }
+    }
+
+    /// Makes a container's interface anew in the namespace it has.
+    pub(super) async fn remake_endpoint(
+        &self,
+        mut record: ContainerRecord,
+        netns: Option<std::fs::File>,
+    ) -> Result<()> {
+        let netns = netns.context("its namespace is gone")?;
+        let mut endpoint = record.endpoint.take().context("it has no interface")?;
+        let network = self.store.network(&record.network)?;
+        if endpoint.ifindex != 0 {
+            self.with_datapath(|datapath| datapath.remove_endpoint(endpoint.ifindex))?;
+        }
+        let made = self
+            .make_endpoint(
+                &record.name,
+                &network,
+                &mut endpoint,
+                &netns,
+                record.is_own(),
+            )
+            .await;
+        if let Err(error) = made {
+            self.netlink.delete_link(&endpoint.device).await?;
+            return Err(error);
+        }
+        record.endpoint = Some(endpoint);
+        self.store.put_container(&record)
+    }
+}

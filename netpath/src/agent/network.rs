@@ -1,0 +1,323 @@
+//! Networks.
+
+use std::net::IpAddr;
+
+use anyhow::{Result, anyhow};
+use ipnet::IpNet;
+
+use super::{Agent, Held, now};
+use crate::api::types::{CreateNetwork, Network};
+use crate::container::{files, names};
+use crate::datapath::NetworkSpec;
+use crate::ipam::{choose_pool, overlaps, parse_cidr, plan, random_ula};
+use crate::netlink::{NewGateway, gateway_peer, sysctl};
+use crate::problem::{conflict, invalid};
+use crate::store::NetworkRecord;
+
+/// The network of containers that name none, made when it is first needed.
+pub const DEFAULT_NETWORK: &str = "bridge";
+/// Names that mean something else to people who know Docker.
+const RESERVED: [&str; 3] = ["default", "host", "none"];
+/// IPv4 demands 68 bytes, IPv6 1280 (RFC 8200); a packet has at most 65535.
+const MTU: (u32, u32) = (68, 65_535);
+const MTU_V6: u32 = 1280;
+
+impl Agent {
+    /// Makes a network.
+    ///
+    /// # Errors
+    /// A sentence; nothing is left of it.
+    pub async fn create_network(&self, new: CreateNetwork) -> Result<Network> {
+        let mut held = self.held.lock().await;
+        let record = self.create_network_held(&mut held, new).await?;
+        self.view_network(&record)
+    }
+
+    pub(super) async fn create_network_held(
+        &self,
+        held: &mut Held,
+        new: CreateNetwork,
+    ) -> Result<NetworkRecord> {
+        let mut record = self.plan_network(new).await?;
+        self.store.put_network(&record)?;
+        let made = self.make_network(&mut record).await.and_then(|()| {
+            record.ready = true;
+            self.store.put_network(&record)
+        });
+        if let Err(error) = made {
+            if let Err(second) = self.unmake_network(&record).await {
+                log::error!("cannot clean up after network {}: {second:#}", record.name);
+            }
+            return Err(error);
+        }
+        // The gateway's addresses are the host's own from now on.
+        self.look_around(held).await?;
+        log::info!("network {} is there", record.name);
+        Ok(record)
+    }
+
+    async fn plan_network(&self, new: CreateNetwork) -> Result<NetworkRecord> {
+        names::check("network", &new.name)?;
+        if RESERVED.contains(&new.name.as_str()) {
+            return Err(invalid(format!(
+                "the name {} is reserved, choose another for the network",
+                new.name
+            )));
+        }
+        let networks = self.store.networks()?;
+        if networks.iter().any(|other| other.name == new.name) {
+            return Err(conflict(format!(
+                "a network named {} exists already, remove it first or choose another name",
+                new.name
+            )));
+        }
+        let mut prefixes = new
+            .subnets
+            .iter()
+            .map(|text| parse_cidr(text))
+            .collect::<Result<Vec<_>>>()?;
+        let routes = self.host_routes(&networks).await?;
+        let other_prefixes: Vec<(&str, IpNet)> = networks
+            .iter()
+            .flat_map(|other| {
+                other
+                    .subnets
+                    .iter()
+                    .map(|s| (other.name.as_str(), s.prefix))
+            })
+            .collect();
+        if prefixes.is_empty() {
+            let taken: Vec<IpNet> = other_prefixes
+                .iter()
+                .map(|(_, prefix)| *prefix)
+                .chain(routes.iter().map(|(prefix, _)| *prefix))
+                .collect();
+            let servers: Vec<IpAddr> = files::nameservers(&files::host_resolv_conf()).collect();
+            prefixes.push(choose_pool(&taken, &servers)?);
+        }
+        if new.ipv6 && !prefixes.iter().any(|prefix| prefix.addr().is_ipv6()) {
+            prefixes.push(random_ula(names::random()?));
+        }
+        for prefix in &prefixes {
+            if let Some((other, theirs)) = other_prefixes
+                .iter()
+                .find(|(_, theirs)| overlaps(prefix, theirs))
+            {
+                return Err(conflict(format!(
+                    "subnet {prefix} overlaps {theirs} of network {other}, choose another"
+                )));
+            }
+            if let Some((theirs, device)) =
+                routes.iter().find(|(theirs, _)| overlaps(prefix, theirs))
+            {
+                return Err(conflict(format!(
+                    "subnet {prefix} overlaps the host's route {theirs}{device}, choose another"
+                )));
+            }
+        }
+        let subnets = plan(&prefixes, &new.gateways)?;
+        let mtu = new.mtu.unwrap_or_else(|| self.default_mtu());
+        if !(MTU.0..=MTU.1).contains(&mtu) {
+            return Err(invalid(format!(
+                "mtu {mtu} is out of range, choose {} to {}",
+                MTU.0, MTU.1
+            )));
+        }
+        if mtu < MTU_V6 && subnets.iter().any(|subnet| !subnet.is_v4()) {
+            return Err(invalid(format!(
+                "mtu {mtu} is too small for IPv6, which needs {MTU_V6}"
+            )));
+        }
+        let id = self.free_network_id(&networks)?;
+        Ok(NetworkRecord {
+            name: new.name,
+            id,
+            subnets,
+            mtu,
+            device: format!("np-br{id}"),
+            ifindex: 0,
+            mac: names::random_mac()?,
+            created: now(),
+            ready: false,
+            last_leases: Vec::new(),
+        })
+    }
+
+    /// Numbers go round, so that flows of a network that is gone are not taken for a
+    /// newer network's.
+    fn free_network_id(&self, networks: &[NetworkRecord]) -> Result<u16> {
+        for _ in 0..=networks.len() {
+            let id = self.store.next_id("network")? % u64::from(u16::MAX) + 1;
+            if let Ok(id) = u16::try_from(id)
+                && networks.iter().all(|network| network.id != id)
+            {
+                return Ok(id);
+            }
+        }
+        Err(conflict(
+            "this host has as many networks as there are numbers for them",
+        ))
+    }
+
+    /// The host's routes that a subnet must not overlap, each with the device's name in
+    /// words. Those of our own networks are known better.
+    async fn host_routes(&self, networks: &[NetworkRecord]) -> Result<Vec<(IpNet, String)>> {
+        let links = self.netlink.links().await?;
+        let routes = self.netlink.routes().await?;
+        Ok(routes
+            .into_iter()
+            .filter(|route| route.is_unicast && route.destination.prefix_len() > 0)
+            .filter(|route| !is_everywhere(&route.destination))
+            .filter(|route| {
+                !networks
+                    .iter()
+                    .any(|network| route.devices.contains(&network.ifindex))
+            })
+            .map(|route| {
+                let device = links
+                    .iter()
+                    .find(|link| route.devices.contains(&link.index))
+                    .map(|link| format!(" on {}", link.name))
+                    .unwrap_or_default();
+                (route.destination, device)
+            })
+            .collect())
+    }
+
+    /// Makes the kernel state of a network, as far as it is missing.
+    pub(super) async fn make_network(&self, record: &mut NetworkRecord) -> Result<()> {
+        let (name, netlink) = (record.device.as_str(), &self.netlink);
+        let present = netlink.link(name).await?;
+        if present.as_ref().is_some_and(|link| !link.is_ours()) {
+            return Err(conflict(format!(
+                "a device named {name} exists and is not netpath's, rename or remove it"
+            )));
+        }
+        if present.is_none() {
+            netlink
+                .add_gateway(&NewGateway {
+                    name,
+                    mac: record.mac,
+                    mtu: record.mtu,
+                })
+                .await?;
+        }
+        let link = netlink
+            .link(name)
+            .await?
+            .ok_or_else(|| anyhow!("device {name} was removed while it was being set up"))?;
+        record.ifindex = link.index;
+        if link.mac != Some(record.mac) || link.mtu != record.mtu {
+            netlink
+                .set_mac_and_mtu(link.index, record.mac, record.mtu)
+                .await?;
+        }
+        // Forwarding on this device only: the programs' route look-ups need it, the host
+        // does not become a router by it. Before the addresses: switching it drops some.
+        sysctl::set(&format!("ipv4/conf/{name}/forwarding"), "1")?;
+        for (setting, value) in [("accept_ra", "0"), ("accept_dad", "0"), ("forwarding", "1")] {
+            sysctl::set(&format!("ipv6/conf/{name}/{setting}"), value)?;
+        }
+        // Nobody lives at the other end.
+        sysctl::set(
+            &format!("ipv6/conf/{}/disable_ipv6", gateway_peer(name)),
+            "1",
+        )?;
+        netlink
+            .set_alias(link.index, &format!("netpath network {}", record.name))
+            .await?;
+        for subnet in &record.subnets {
+            let address = IpNet::new(subnet.gateway, subnet.prefix.prefix_len())?;
+            netlink.add_address(link.index, address).await?;
+        }
+        netlink.set_up(link.index).await?;
+        self.with_datapath(|datapath| datapath.add_network(&network_spec(record)))
+    }
+
+    /// Removes all of a network that there may be.
+    pub(super) async fn unmake_network(&self, record: &NetworkRecord) -> Result<()> {
+        let mut spec = network_spec(record);
+        if let Some(link) = self.netlink.link(&record.device).await?
+            && link.is_ours()
+        {
+            spec.gateway_ifindex = link.index;
+            self.with_datapath(|datapath| datapath.remove_network(&spec))?;
+            self.netlink.delete_link(&record.device).await?;
+        } else {
+            self.with_datapath(|datapath| datapath.remove_network(&spec))?;
+        }
+        self.store.remove_network(&record.name)
+    }
+
+    /// Removes a network that no container uses.
+    ///
+    /// # Errors
+    /// A sentence: it does not exist, or is in use.
+    pub async fn remove_network(&self, name: &str) -> Result<()> {
+        let mut held = self.held.lock().await;
+        let record = self.store.network(name)?;
+        let users: Vec<String> = self
+            .store
+            .containers()?
+            .into_iter()
+            .filter(|container| container.network == name && container.endpoint.is_some())
+            .map(|container| container.name)
+            .collect();
+        if !users.is_empty() {
+            return Err(conflict(format!(
+                "network {name} is in use by {}, remove {} first",
+                users.join(", "),
+                if users.len() == 1 { "it" } else { "them" }
+            )));
+        }
+        self.unmake_network(&record).await?;
+        log::info!("network {name} is gone");
+        self.look_around(&mut held).await
+    }
+
+    /// The network of a request; the default one is made if it is not there yet.
+    pub(super) async fn network_for(
+        &self,
+        held: &mut Held,
+        name: Option<&str>,
+    ) -> Result<NetworkRecord> {
+        let wanted = name.unwrap_or(DEFAULT_NETWORK);
+        let known = self
+            .store
+            .networks()?
+            .into_iter()
+            .find(|network| network.name == wanted);
+        match known {
+            Some(network) => Ok(network),
+            None if wanted == DEFAULT_NETWORK => {
+                let new = CreateNetwork {
+                    name: wanted.into(),
+                    ..CreateNetwork::default()
+                };
+                self.create_network_held(held, new).await
+            }
+            // For its error.
+            None => self.store.network(wanted),
+        }
+    }
+}
+
+/// Ranges that every host has routes for and that no subnet can be in anyway.
+fn is_everywhere(destination: &IpNet) -> bool {
+    match destination {
+        IpNet::V4(net) => net.network().is_multicast(),
+        IpNet::V6(net) => {
+            let address = net.network();
+            address.is_multicast() || address.is_unicast_link_local() || address.is_loopback()
+        }
+    }
+}
+
+pub(super) fn network_spec(record: &NetworkRecord) -> NetworkSpec {
+    NetworkSpec {
+        id: record.id,
+        gateway_ifindex: record.ifindex,
+        gateway_mac: record.mac,
+        subnets: record.subnets.iter().map(|subnet| subnet.prefix).collect(),
+    }
+}

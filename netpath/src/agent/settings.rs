@@ -1,0 +1,285 @@
+//! What an agent is started with: command line over file over defaults.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use netpath_common::config::DEFAULT_SNAT_PORTS;
+use serde::Deserialize;
+
+use crate::netlink::Netlink;
+use crate::problem::{invalid, not_found};
+
+/// Folder of sockets, logs and namespaces.
+pub const RUN_DIR: &str = "/run/netpath";
+/// Folder of the store.
+pub const STATE_DIR: &str = "/var/lib/netpath";
+/// Folder of pinned maps and links.
+pub const BPFFS: &str = "/sys/fs/bpf/netpath";
+/// Name of the socket in the run folder.
+pub const SOCKET: &str = "netpath.sock";
+/// Connections that the flow table can hold unless told otherwise: what conntrack has on
+/// a host with plenty of memory.
+pub const MAX_FLOWS: u32 = 262_144;
+
+/// An agent's settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Uplinks; empty until [`Settings::with_uplinks`].
+    pub uplinks: Vec<String>,
+    /// Folder of sockets, logs and namespaces.
+    pub run_dir: PathBuf,
+    /// Folder of the store.
+    pub state_dir: PathBuf,
+    /// Folder of pinned maps and links, on a bpffs.
+    pub bpffs: PathBuf,
+    /// The socket.
+    pub socket: PathBuf,
+    /// First and last port of masqueraded connections.
+    pub snat_ports: (u16, u16),
+    /// Connections that the flow table can hold.
+    pub max_flows: u32,
+    /// Level of the programs' own messages.
+    pub log_datapath: Option<log::LevelFilter>,
+}
+
+/// Settings that somebody made; also the form of the settings file (TOML).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Wishes {
+    /// Names of the uplinks.
+    #[serde(default)]
+    pub uplinks: Vec<String>,
+    /// Folder of sockets, logs and namespaces.
+    pub run_dir: Option<PathBuf>,
+    /// Folder of the store.
+    pub state_dir: Option<PathBuf>,
+    /// Folder of pinned maps and links.
+    pub bpffs: Option<PathBuf>,
+    /// The socket.
+    pub socket: Option<PathBuf>,
+    /// Ports of masqueraded connections, `FIRST-LAST`.
+    pub snat_ports: Option<String>,
+    /// Connections that the flow table can hold.
+    pub max_flows: Option<u32>,
+    /// Level of the programs' own messages.
+    pub log_datapath: Option<String>,
+}
+
+impl Wishes {
+    /// Reads a settings file.
+    ///
+    /// # Errors
+    /// It cannot be read, or says something unknown: with file and line.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = fs::read_to_string(path)
+            .with_context(|| format!("cannot read the settings {}", path.display()))?;
+        toml::from_str(&text).map_err(|error| {
+            let line = error.span().map_or(1, |span| {
+                1 + text
+                    .get(..span.start)
+                    .map_or(0, |before| before.matches('\n').count())
+            });
+            let message = error.message().replace('\n', " ");
+            invalid(format!(
+                "settings {}, line {line}: {message}",
+                path.display()
+            ))
+        })
+    }
+
+    /// These wishes, and where they are silent those of `other`.
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            uplinks: if self.uplinks.is_empty() {
+                other.uplinks
+            } else {
+                self.uplinks
+            },
+            run_dir: self.run_dir.or(other.run_dir),
+            state_dir: self.state_dir.or(other.state_dir),
+            bpffs: self.bpffs.or(other.bpffs),
+            socket: self.socket.or(other.socket),
+            snat_ports: self.snat_ports.or(other.snat_ports),
+            max_flows: self.max_flows.or(other.max_flows),
+            log_datapath: self.log_datapath.or(other.log_datapath),
+        }
+    }
+
+    /// Fills in the defaults.
+    ///
+    /// # Errors
+    /// A sentence about a setting that makes no sense.
+    pub fn settings(self) -> Result<Settings> {
+        let run_dir = absolute(self.run_dir.unwrap_or_else(|| RUN_DIR.into()))?;
+        let max_flows = self.max_flows.unwrap_or(MAX_FLOWS);
+        if !(1024..=16_777_216).contains(&max_flows) {
+            return Err(invalid(format!(
+                "max-flows {max_flows} is out of range, choose 1024 to 16777216"
+            )));
+        }
+        Ok(Settings {
+            uplinks: self.uplinks,
+            socket: absolute(self.socket.unwrap_or_else(|| run_dir.join(SOCKET)))?,
+            run_dir,
+            state_dir: absolute(self.state_dir.unwrap_or_else(|| STATE_DIR.into()))?,
+            bpffs: absolute(self.bpffs.unwrap_or_else(|| BPFFS.into()))?,
+            snat_ports: self
+                .snat_ports
+                .map_or(Ok(DEFAULT_SNAT_PORTS), |text| parse_ports(&text))?,
+            max_flows,
+            log_datapath: self
+                .log_datapath
+                .map(|level| parse_level(&level))
+                .transpose()?
+                .flatten(),
+        })
+    }
+}
+
+fn absolute(path: PathBuf) -> Result<PathBuf> {
+    std::path::absolute(&path).with_context(|| format!("{} is not a usable path", path.display()))
+}
+
+fn parse_level(text: &str) -> Result<Option<log::LevelFilter>> {
+    match text.parse() {
+        Ok(log::LevelFilter::Off) => Ok(None),
+        Ok(level) => Ok(Some(level)),
+        Err(_) => Err(invalid(format!(
+            "\"{text}\" is not a log level, choose off, error, warn, info, debug or trace"
+        ))),
+    }
+}
+
+fn parse_ports(text: &str) -> Result<(u16, u16)> {
+    let parsed = text
+        .split_once('-')
+        .and_then(|(first, last)| Some((first.parse::<u16>().ok()?, last.parse::<u16>().ok()?)));
+    match parsed {
+        // The port of a flow is chosen at random; a handful would be taken at once.
+        Some((first, last)) if first >= 1024 && last >= first && last - first >= 255 => {
+            Ok((first, last))
+        }
+        _ => Err(invalid(format!(
+            "snat-ports {text} makes no sense, write FIRST-LAST with at least 256 ports from \
+             1024 on, like {}-{}",
+            DEFAULT_SNAT_PORTS.0, DEFAULT_SNAT_PORTS.1
+        ))),
+    }
+}
+
+impl Settings {
+    /// Checks that the uplinks exist, or, if none is named, takes the devices of the
+    /// host's default routes.
+    ///
+    /// # Errors
+    /// One is missing, or there is no default route.
+    pub async fn with_uplinks(mut self, netlink: &Netlink) -> Result<Self> {
+        let links = netlink.links().await?;
+        if self.uplinks.is_empty() {
+            for route in netlink.routes().await? {
+                if route.destination.prefix_len() != 0 || !route.is_unicast {
+                    continue;
+                }
+                for index in route.devices {
+                    let device = links
+                        .iter()
+                        .find(|link| link.index == index && link.is_ethernet && !link.is_ours());
+                    if let Some(link) = device
+                        && !self.uplinks.contains(&link.name)
+                    {
+                        self.uplinks.push(link.name.clone());
+                    }
+                }
+            }
+            if self.uplinks.is_empty() {
+                return Err(invalid(
+                    "no uplink was named and the host has no default route over an Ethernet \
+                     device to choose one by, name it with --uplink",
+                ));
+            }
+            log::info!(
+                "the uplinks are those of the default routes: {}",
+                self.uplinks.join(", ")
+            );
+        }
+        self.uplinks.dedup();
+        for name in &self.uplinks {
+            let Some(link) = links.iter().find(|link| link.name == *name) else {
+                let others: Vec<&str> = links
+                    .iter()
+                    .filter(|link| !link.is_loopback && !link.is_ours())
+                    .map(|link| link.name.as_str())
+                    .collect();
+                return Err(not_found(format!(
+                    "there is no interface {name} to be an uplink, this host has: {}",
+                    if others.is_empty() {
+                        "none".into()
+                    } else {
+                        others.join(", ")
+                    }
+                )));
+            };
+            if !link.is_ethernet {
+                return Err(invalid(format!(
+                    "interface {name} cannot be an uplink: it has no Ethernet header"
+                )));
+            }
+        }
+        Ok(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("netpath.toml");
+        fs::write(
+            &path,
+            "uplinks = [\"eth0\"]\nrun_dir = \"/a\"\nsnat_ports = \"20000-30000\"\n",
+        )
+        .unwrap();
+        let flags = Wishes {
+            run_dir: Some("/b".into()),
+            ..Wishes::default()
+        };
+        let settings = flags.or(Wishes::read(&path).unwrap()).settings().unwrap();
+        assert_eq!(settings.uplinks, ["eth0"]);
+        assert_eq!(settings.socket, Path::new("/b/netpath.sock"));
+        assert_eq!(settings.snat_ports, (20_000, 30_000));
+        assert_eq!(settings.max_flows, MAX_FLOWS);
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("netpath.toml");
+        fs::write(&path, "run_dir = \"/a\"\nuplink = 3\n").unwrap();
+        let error = Wishes::read(&path).unwrap_err().to_string();
+        assert!(
+            error.contains("line 2") && error.contains("uplink"),
+            "{error}"
+        );
+        for ports in ["80-90", "x", "2000-1000", "20000-20010", "20000"] {
+            let wishes = Wishes {
+                snat_ports: Some(ports.into()),
+                ..Wishes::default()
+            };
+            assert!(wishes.settings().unwrap_err().to_string().contains(ports));
+        }
+        let wishes = Wishes {
+            log_datapath: Some("loud".into()),
+            ..Wishes::default()
+        };
+        assert!(wishes.settings().is_err());
+        let wishes = Wishes {
+            max_flows: Some(1),
+            ..Wishes::default()
+        };
+        assert!(wishes.settings().is_err());
+    }
+}

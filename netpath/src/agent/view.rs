@@ -1,0 +1,171 @@
+//! Records as the API shows them.
+
+use std::sync::PoisonError;
+
+use anyhow::Result;
+use ipnet::IpNet;
+
+use super::Agent;
+use crate::api::types::{Container, Network, Status, UplinkStatus};
+use crate::store::{ContainerRecord, NetworkRecord, Origin, State};
+
+impl Agent {
+    /// How the agent is.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn status(&self) -> Result<Status> {
+        let containers = self.store.containers()?;
+        let exited = containers
+            .iter()
+            .filter(|container| container.is_exited())
+            .count();
+        let uplinks = self.uplinks.lock().unwrap_or_else(PoisonError::into_inner);
+        let settings = &self.settings;
+        Ok(Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            uptime: self.started.elapsed().as_secs(),
+            uplinks: uplinks
+                .iter()
+                .map(|(name, uplink)| UplinkStatus {
+                    name: name.clone(),
+                    ifindex: uplink.map(|uplink| uplink.ifindex),
+                    addr4: uplink.and_then(|uplink| uplink.addr4),
+                    addr6: uplink.and_then(|uplink| uplink.addr6),
+                })
+                .collect(),
+            networks: self.store.networks()?.len(),
+            running: containers.len() - exited,
+            exited,
+            snat_ports: settings.snat_ports,
+            run_dir: settings.run_dir.clone(),
+            state_dir: settings.state_dir.clone(),
+            bpffs: settings.bpffs.clone(),
+        })
+    }
+
+    /// All networks.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn list_networks(&self) -> Result<Vec<Network>> {
+        self.store
+            .networks()?
+            .iter()
+            .map(|record| self.view_network(record))
+            .collect()
+    }
+
+    /// One network.
+    ///
+    /// # Errors
+    /// There is none of this name.
+    pub fn show_network(&self, name: &str) -> Result<Network> {
+        self.view_network(&self.store.network(name)?)
+    }
+
+    pub(super) fn view_network(&self, record: &NetworkRecord) -> Result<Network> {
+        let containers = self.store.containers()?;
+        let connected = containers
+            .into_iter()
+            .filter(|container| container.network == record.name && container.endpoint.is_some());
+        Ok(Network {
+            name: record.name.clone(),
+            id: record.id,
+            subnets: record
+                .subnets
+                .iter()
+                .map(|subnet| subnet.prefix.to_string())
+                .collect(),
+            gateways: record.subnets.iter().map(|subnet| subnet.gateway).collect(),
+            mtu: record.mtu,
+            device: record.device.clone(),
+            mac: show_mac(record.mac),
+            created: record.created,
+            containers: connected.map(|container| container.name).collect(),
+        })
+    }
+
+    /// All containers that have a network, or all that there are.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn list_containers(&self, all: bool) -> Result<Vec<Container>> {
+        let networks = self.store.networks()?;
+        let containers = self.store.containers()?;
+        Ok(containers
+            .iter()
+            .filter(|container| all || !container.is_exited())
+            .map(|container| self.view_container(container, &networks))
+            .collect())
+    }
+
+    pub(super) fn view_container(
+        &self,
+        record: &ContainerRecord,
+        networks: &[NetworkRecord],
+    ) -> Container {
+        let network = networks
+            .iter()
+            .find(|network| network.name == record.network);
+        let endpoint = record.endpoint.as_ref();
+        let addresses = endpoint.map_or_else(Vec::new, |endpoint| {
+            endpoint
+                .addresses()
+                .filter_map(|address| {
+                    let subnet = network?.subnet(address.is_ipv4())?;
+                    IpNet::new(address, subnet.prefix.prefix_len()).ok()
+                })
+                .map(|address| address.to_string())
+                .collect()
+        });
+        let command = record.command.as_ref();
+        let (process, exit_code, ended) = match &record.state {
+            State::Running { process, .. } => (Some(process), None, None),
+            State::Exited { code, at } => (None, *code, Some(*at)),
+            State::Creating | State::Created => (None, None, None),
+        };
+        Container {
+            name: record.name.clone(),
+            state: state_name(record).into(),
+            network: record.network.clone(),
+            addresses,
+            mac: endpoint.map(|endpoint| show_mac(endpoint.mac)),
+            device: endpoint.map(|endpoint| endpoint.device.clone()),
+            ports: endpoint
+                .map(|endpoint| endpoint.ports.clone())
+                .unwrap_or_default(),
+            command: command
+                .map(|command| command.argv.clone())
+                .unwrap_or_default(),
+            hostname: command.map(|command| command.hostname.clone()),
+            pid: process.map(|process| process.pid),
+            start_time: process.map(|process| process.start_time),
+            exit_code,
+            netns: match &record.origin {
+                Origin::Own => self.netns_path(&record.name),
+                Origin::Attached { path, .. } => path.into(),
+            },
+            log: command
+                .filter(|command| command.detached)
+                .map(|_| self.files_path(&record.name).join("log")),
+            created: record.created,
+            ended,
+        }
+    }
+}
+
+/// The state of a container in one word.
+pub(super) fn state_name(record: &ContainerRecord) -> &'static str {
+    match record.state {
+        State::Creating | State::Created if record.is_own() => "created",
+        State::Creating | State::Created => "attached",
+        State::Running { .. } => "running",
+        State::Exited { .. } => "exited",
+    }
+}
+
+fn show_mac(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}

@@ -1,0 +1,148 @@
+//! The client of the API.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+use super::types::ErrorBody;
+
+/// How long the agent may take for an answer, unless it was asked to wait for something.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A client of one agent. Calls block; each opens a connection of its own.
+#[derive(Clone, Debug)]
+pub struct Client {
+    socket: PathBuf,
+    patience: Duration,
+}
+
+impl Client {
+    /// The agent that listens on `socket`.
+    pub fn new(socket: impl Into<PathBuf>) -> Self {
+        Self {
+            socket: socket.into(),
+            patience: PATIENCE,
+        }
+    }
+
+    /// Waits `more` seconds longer for answers.
+    pub fn with_more_patience(mut self, more: u32) -> Self {
+        self.patience += Duration::from_secs(more.into());
+        self
+    }
+
+    /// The agent's socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// `GET`
+    ///
+    /// # Errors
+    /// The agent's sentence, or that it is not there.
+    pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        self.call(Method::GET, path, Bytes::new())
+    }
+
+    /// `DELETE`
+    ///
+    /// # Errors
+    /// The agent's sentence, or that it is not there.
+    pub fn delete(&self, path: &str) -> Result<()> {
+        self.call(Method::DELETE, path, Bytes::new())
+            .map(|_: serde_json::Value| ())
+    }
+
+    /// `POST`
+    ///
+    /// # Errors
+    /// The agent's sentence, or that it is not there.
+    pub fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
+        self.call(Method::POST, path, serde_json::to_vec(body)?.into())
+    }
+
+    fn call<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T> {
+        // One thread: commands that go into a mount namespace must not have another.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("cannot start")?;
+        let answer = async {
+            tokio::time::timeout(self.patience, self.exchange(method, path, body))
+                .await
+                .unwrap_or_else(|_| {
+                    Err(anyhow!(
+                        "the agent at {} did not answer within {} s",
+                        self.socket.display(),
+                        self.patience.as_secs()
+                    ))
+                })
+        };
+        let (status, body) = runtime.block_on(answer)?;
+        if status.is_success() {
+            let body: &[u8] = if body.is_empty() { b"null" } else { &body };
+            return serde_json::from_slice(body)
+                .context("the agent's answer cannot be understood, is it of another version?");
+        }
+        Err(match serde_json::from_slice::<ErrorBody>(&body) {
+            Ok(body) => anyhow!(body.error),
+            Err(_) => anyhow!("the agent answered with status {status}"),
+        })
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<(StatusCode, Bytes)> {
+        let stream = UnixStream::connect(&self.socket).await.map_err(|error| {
+            anyhow!(
+                "cannot reach the agent at {}: {}; start it with \"netpath agent\"",
+                self.socket.display(),
+                sentence(&error)
+            )
+        })?;
+        let lost = "the agent closed the connection";
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .context(lost)?;
+        tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "netpath")
+            .header("content-type", "application/json")
+            .body(Full::new(body))
+            .context("the request cannot be made")?;
+        let response = sender.send_request(request).await.context(lost)?;
+        let status = response.status();
+        let body = response
+            .into_body()
+            .collect()
+            .await
+            .context(lost)?
+            .to_bytes();
+        Ok((status, body))
+    }
+}
+
+/// The kernel's words for an error, as they stand inside a sentence.
+fn sentence(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => "there is no such socket".into(),
+        std::io::ErrorKind::ConnectionRefused => "nobody listens there".into(),
+        std::io::ErrorKind::PermissionDenied => {
+            "permission denied, be root or in the group netpath".into()
+        }
+        _ => error.to_string(),
+    }
+}

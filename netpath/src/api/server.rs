@@ -1,0 +1,217 @@
+//! The server of the API.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use anyhow::{Result, anyhow};
+use axum::extract::{DefaultBodyLimit, FromRequest, Path, Query, Request, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::net::UnixListener;
+
+use super::types::{Attach, CreateContainer, CreateNetwork, ErrorBody, Exited, Started, Stop};
+use crate::agent::Agent;
+use crate::problem::{Kind, kind_of};
+
+/// Longest request in bytes. Only the arguments of a command and the list of published
+/// ports can be long; 256 KiB are more than two thousand `-p`.
+const LONGEST_REQUEST: usize = 256 * 1024;
+
+type Answer = Result<Response, Failure>;
+type Shared = State<Arc<Agent>>;
+
+/// Serves the API until the task is dropped.
+///
+/// # Errors
+/// The socket failed.
+pub async fn serve(listener: UnixListener, agent: Arc<Agent>) -> Result<()> {
+    axum::serve(listener, router(agent)).await?;
+    Ok(())
+}
+
+/// All paths of the API.
+pub fn router(agent: Arc<Agent>) -> Router {
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/networks", get(networks).post(create_network))
+        .route("/v1/networks/{name}", get(network).delete(remove_network))
+        .route("/v1/containers", get(containers).post(create_container))
+        .route(
+            "/v1/containers/{name}",
+            get(container).delete(remove_container),
+        )
+        .route("/v1/containers/{name}/started", post(started))
+        .route("/v1/containers/{name}/exited", post(exited))
+        .route("/v1/containers/{name}/stop", post(stop))
+        .route("/v1/attach", post(attach))
+        .route("/v1/endpoints", get(endpoints))
+        .route("/v1/ports", get(ports))
+        .route("/v1/flows", get(flows))
+        .route("/v1/drops", get(drops))
+        .route("/v1/counters", get(counters))
+        .fallback(|| async {
+            Failure(
+                StatusCode::NOT_FOUND,
+                "the API has no such path, is the agent older?".into(),
+            )
+        })
+        .method_not_allowed_fallback(|| async {
+            Failure(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "this path has no such method".into(),
+            )
+        })
+        .layer(DefaultBodyLimit::max(LONGEST_REQUEST))
+        .with_state(agent)
+}
+
+/// An error as an answer.
+struct Failure(StatusCode, String);
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        (self.0, Json(ErrorBody { error: self.1 })).into_response()
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        let status = match kind_of(&error) {
+            Some(Kind::Invalid) => StatusCode::BAD_REQUEST,
+            Some(Kind::NotFound) => StatusCode::NOT_FOUND,
+            Some(Kind::Conflict) => StatusCode::CONFLICT,
+            None => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self(status, format!("{error:#}"))
+    }
+}
+
+/// A JSON body whose refusal is an [`ErrorBody`] like all errors.
+struct Body<T>(T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
+        match Json::<T>::from_request(request, state).await {
+            Ok(Json(body)) => Ok(Self(body)),
+            Err(rejection) => Err(Failure(rejection.status(), rejection.body_text())),
+        }
+    }
+}
+
+fn answer(value: Result<impl Serialize>) -> Answer {
+    Ok(Json(value?).into_response())
+}
+
+/// Runs a change to its end even if the client goes away: a handler that is dropped
+/// half-way would leave half of a container.
+async fn to_the_end<T>(change: impl Future<Output = Result<T>> + Send + 'static) -> Answer
+where
+    T: Serialize + Send + 'static,
+{
+    answer(match tokio::spawn(change).await {
+        Ok(result) => result,
+        Err(_) => Err(anyhow!("the agent made a mistake, see its log")),
+    })
+}
+
+async fn status(State(agent): Shared) -> Answer {
+    answer(agent.status())
+}
+
+async fn networks(State(agent): Shared) -> Answer {
+    answer(agent.list_networks())
+}
+
+async fn network(State(agent): Shared, Path(name): Path<String>) -> Answer {
+    answer(agent.show_network(&name))
+}
+
+async fn create_network(State(agent): Shared, Body(new): Body<CreateNetwork>) -> Answer {
+    to_the_end(async move { agent.create_network(new).await }).await
+}
+
+async fn remove_network(State(agent): Shared, Path(name): Path<String>) -> Answer {
+    to_the_end(async move { agent.remove_network(&name).await }).await
+}
+
+#[derive(Deserialize)]
+struct ListQuery {
+    #[serde(default)]
+    all: bool,
+}
+
+async fn containers(State(agent): Shared, query: Query<ListQuery>) -> Answer {
+    answer(agent.list_containers(query.all))
+}
+
+async fn container(State(agent): Shared, Path(name): Path<String>) -> Answer {
+    answer(agent.show_container(&name))
+}
+
+async fn create_container(State(agent): Shared, Body(new): Body<CreateContainer>) -> Answer {
+    to_the_end(async move { agent.create_container(new).await }).await
+}
+
+async fn started(
+    State(agent): Shared,
+    Path(name): Path<String>,
+    Body(body): Body<Started>,
+) -> Answer {
+    to_the_end(async move { agent.started(&name, body.pid).await }).await
+}
+
+async fn exited(
+    State(agent): Shared,
+    Path(name): Path<String>,
+    Body(body): Body<Exited>,
+) -> Answer {
+    to_the_end(async move { agent.exited(&name, Some(body.code)).await }).await
+}
+
+async fn stop(State(agent): Shared, Path(name): Path<String>, Body(body): Body<Stop>) -> Answer {
+    to_the_end(async move { agent.stop(&name, body.timeout).await }).await
+}
+
+#[derive(Deserialize)]
+struct RemoveQuery {
+    #[serde(default)]
+    force: bool,
+}
+
+async fn remove_container(
+    State(agent): Shared,
+    Path(name): Path<String>,
+    query: Query<RemoveQuery>,
+) -> Answer {
+    to_the_end(async move { agent.remove_container(&name, query.force).await }).await
+}
+
+async fn attach(State(agent): Shared, Body(new): Body<Attach>) -> Answer {
+    to_the_end(async move { agent.attach(new).await }).await
+}
+
+async fn endpoints(State(agent): Shared) -> Answer {
+    answer(agent.with_datapath(|datapath| datapath.endpoints()))
+}
+
+async fn ports(State(agent): Shared) -> Answer {
+    answer(agent.with_datapath(|datapath| datapath.ports()))
+}
+
+async fn flows(State(agent): Shared) -> Answer {
+    answer(agent.with_datapath(|datapath| datapath.flows()))
+}
+
+async fn drops(State(agent): Shared) -> Answer {
+    answer(agent.with_datapath(|datapath| datapath.drops()))
+}
+
+async fn counters(State(agent): Shared) -> Answer {
+    answer(agent.with_datapath(|datapath| datapath.counters()))
+}

@@ -1,0 +1,242 @@
+//! Requests and answers, shared by client and server.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::publish::Binding;
+
+/// `GET /v1/status`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the agent.
+    pub version: String,
+    /// The agent's process.
+    pub pid: u32,
+    /// Seconds since its start.
+    pub uptime: u64,
+    /// Uplinks.
+    pub uplinks: Vec<UplinkStatus>,
+    /// Number of networks.
+    pub networks: usize,
+    /// Number of containers with a network, attached namespaces among them.
+    pub running: usize,
+    /// Number of containers that ended and were not removed.
+    pub exited: usize,
+    /// Ports of masqueraded connections, first and last.
+    pub snat_ports: (u16, u16),
+    /// Folder of sockets, logs and namespaces.
+    pub run_dir: PathBuf,
+    /// Folder of the store.
+    pub state_dir: PathBuf,
+    /// Folder of the pinned maps and links.
+    pub bpffs: PathBuf,
+}
+
+/// An uplink.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct UplinkStatus {
+    /// Its name.
+    pub name: String,
+    /// Its index; `None` while there is no such device.
+    pub ifindex: Option<u32>,
+    /// Source of masqueraded IPv4 packets.
+    pub addr4: Option<Ipv4Addr>,
+    /// Source of masqueraded IPv6 packets.
+    pub addr6: Option<Ipv6Addr>,
+}
+
+/// `POST /v1/networks`
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateNetwork {
+    /// Its name.
+    pub name: String,
+    /// Prefixes, at most one a family; without any the agent chooses an IPv4 one.
+    #[serde(default)]
+    pub subnets: Vec<String>,
+    /// Gateways, at most one a subnet; without, the first address is the gateway.
+    #[serde(default)]
+    pub gateways: Vec<IpAddr>,
+    /// Add an IPv6 subnet if none is named.
+    #[serde(default)]
+    pub ipv6: bool,
+    /// Largest packet in bytes; without, the smallest of the uplinks' MTUs.
+    #[serde(default)]
+    pub mtu: Option<u32>,
+}
+
+/// A network.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Network {
+    /// Its name.
+    pub name: String,
+    /// Its number in the datapath.
+    pub id: u16,
+    /// Its subnets.
+    pub subnets: Vec<String>,
+    /// Its gateways, in the order of the subnets.
+    pub gateways: Vec<IpAddr>,
+    /// Largest packet in bytes.
+    pub mtu: u32,
+    /// Its gateway device.
+    pub device: String,
+    /// MAC address of the gateway device.
+    pub mac: String,
+    /// Seconds since 1970.
+    pub created: u64,
+    /// Containers that are connected to it.
+    pub containers: Vec<String>,
+}
+
+/// `POST /v1/containers`: prepares a container; its supervisor then starts the command
+/// and reports with [`Started`].
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateContainer {
+    /// How it is connected.
+    pub connect: Connect,
+    /// Its host name; without, its name.
+    #[serde(default)]
+    pub hostname: Option<String>,
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// Runs in the background.
+    #[serde(default)]
+    pub detached: bool,
+    /// Remove it as soon as the command ends.
+    #[serde(default)]
+    pub remove: bool,
+    /// The process that will start the command and wait for it. If it ends before the
+    /// command was started, the container is removed.
+    pub supervisor: u32,
+}
+
+/// How a container is connected.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Connect {
+    /// Its name; without, the agent chooses one.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Its network; without, `bridge`, which is made when it is first needed.
+    #[serde(default)]
+    pub network: Option<String>,
+    /// Published ports in the grammar of `-p`.
+    #[serde(default)]
+    pub publish: Vec<String>,
+    /// Its IPv4 address; without, the agent chooses one.
+    #[serde(default)]
+    pub ip: Option<Ipv4Addr>,
+    /// Its IPv6 address; without, the agent chooses one if the network has IPv6.
+    #[serde(default)]
+    pub ip6: Option<Ipv6Addr>,
+}
+
+/// Answer to [`CreateContainer`]: what the supervisor needs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Created {
+    /// Its name.
+    pub name: String,
+    /// File of its network namespace.
+    pub netns: PathBuf,
+    /// The agent's process: if it lives in another mount namespace, paths are found under
+    /// `/proc/PID/root`.
+    pub agent: u32,
+    /// Its host name.
+    pub hostname: String,
+    /// To be mounted on `/etc/resolv.conf`.
+    pub resolv_conf: PathBuf,
+    /// To be mounted on `/etc/hosts`.
+    pub hosts: PathBuf,
+    /// To be mounted on `/etc/hostname`.
+    pub hostname_file: PathBuf,
+    /// Where a detached container's output goes.
+    pub log: PathBuf,
+    /// Where the supervisor writes the exit code, in case the agent is not there.
+    pub exit_file: PathBuf,
+}
+
+/// `POST /v1/containers/{name}/started`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Started {
+    /// The command's process.
+    pub pid: u32,
+}
+
+/// `POST /v1/containers/{name}/exited`: the answer comes when its network is gone.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Exited {
+    /// Exit code; 128 + the number of the signal that killed it.
+    pub code: i32,
+}
+
+/// `POST /v1/attach`: an interface in a namespace that is somebody else's.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attach {
+    /// How it is connected; the name must be given.
+    pub connect: Connect,
+    /// File of the namespace.
+    #[serde(default)]
+    pub netns: Option<PathBuf>,
+    /// Or a process in the namespace.
+    #[serde(default)]
+    pub pid: Option<u32>,
+}
+
+/// `POST /v1/containers/{name}/stop`
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stop {
+    /// Seconds between asking the command to end and killing it.
+    pub timeout: u32,
+}
+
+/// A container.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Container {
+    /// Its name.
+    pub name: String,
+    /// `created`, `running`, `attached` or `exited`.
+    pub state: String,
+    /// Its network.
+    pub network: String,
+    /// Its addresses with the prefix length of their subnet.
+    pub addresses: Vec<String>,
+    /// MAC address of its interface.
+    pub mac: Option<String>,
+    /// The host's end of its interface.
+    pub device: Option<String>,
+    /// Published ports.
+    pub ports: Vec<Binding>,
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// Its host name.
+    pub hostname: Option<String>,
+    /// The command's process.
+    pub pid: Option<u32>,
+    /// When that process started, in clock ticks since boot: with it a reused number is
+    /// told from the process that was meant.
+    pub start_time: Option<u64>,
+    /// Exit code, if it ended and somebody saw it.
+    pub exit_code: Option<i32>,
+    /// File of its network namespace.
+    pub netns: PathBuf,
+    /// Its log, if it was detached.
+    pub log: Option<PathBuf>,
+    /// Seconds since 1970.
+    pub created: u64,
+    /// Seconds since 1970, once it ended.
+    pub ended: Option<u64>,
+}
+
+/// An error.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// One sentence.
+    pub error: String,
+}

@@ -1,0 +1,93 @@
+//! `netpath agent`
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+
+use super::Context;
+use crate::agent;
+use crate::agent::settings::Wishes;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Interfaces to the outside [default: those of the default routes]
+    #[arg(long = "uplink", value_name = "IF", num_args = 1.., value_delimiter = ',')]
+    uplinks: Vec<String>,
+
+    #[command(flatten)]
+    folders: Folders,
+
+    /// Ports for masqueraded connections [default: 16384-32767]
+    #[arg(long, value_name = "FIRST-LAST")]
+    snat_ports: Option<String>,
+
+    /// Connections that the flow table can hold [default: 262144]
+    #[arg(long, value_name = "N")]
+    max_flows: Option<u32>,
+
+    /// Let the programs log what they do: error, warn, info, debug or trace [default: off]
+    #[arg(long, value_name = "LEVEL")]
+    log_datapath: Option<String>,
+}
+
+/// Where an agent keeps things; shared with `purge`.
+#[derive(Debug, clap::Args)]
+pub struct Folders {
+    /// Folder of socket, logs and namespaces [default: /run/netpath]
+    #[arg(long, value_name = "DIR")]
+    run_dir: Option<PathBuf>,
+
+    /// Folder of the store [default: /var/lib/netpath]
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+
+    /// Folder of pinned maps and links [default: /sys/fs/bpf/netpath]
+    #[arg(long, value_name = "DIR")]
+    bpffs: Option<PathBuf>,
+
+    /// Settings file (TOML); the command line wins over it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl Folders {
+    /// The folders as wishes, and what the settings file says.
+    pub fn wishes(self, context: &Context) -> Result<Wishes> {
+        let file = self
+            .config
+            .as_deref()
+            .map(Wishes::read)
+            .transpose()?
+            .unwrap_or_default();
+        let flags = Wishes {
+            run_dir: self.run_dir,
+            state_dir: self.state_dir,
+            bpffs: self.bpffs,
+            socket: context.socket.clone(),
+            ..Wishes::default()
+        };
+        Ok(flags.or(file))
+    }
+}
+
+pub fn run(args: Args, context: &Context) -> Result<()> {
+    let flags = Wishes {
+        uplinks: args.uplinks,
+        snat_ports: args.snat_ports,
+        max_flows: args.max_flows,
+        log_datapath: args.log_datapath,
+        ..Wishes::default()
+    };
+    let settings = flags.or(args.folders.wishes(context)?).settings()?;
+    // The agent waits most of the time. Two threads, so that an operation that blocks one
+    // does not hold up the API.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the agent")?;
+    let result = runtime.block_on(agent::run(settings));
+    // An operation that hangs must not keep the agent from ending.
+    runtime.shutdown_background();
+    result
+}

@@ -1,0 +1,216 @@
+//! The command line: one file a verb.
+
+mod agent;
+mod attach;
+mod doctor;
+mod exec;
+mod inspect;
+mod logs;
+mod network;
+mod port;
+mod ps;
+mod purge;
+mod records;
+mod rm;
+mod run;
+mod shim;
+mod status;
+mod stop;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::agent::settings::{RUN_DIR, SOCKET};
+use crate::api::client::Client;
+use crate::output::Format;
+
+/// Networks for containers by eBPF: no bridge, no iptables, no conntrack.
+#[derive(Debug, Parser)]
+#[command(name = "netpath", version, propagate_version = true)]
+struct Cli {
+    /// The agent's socket [default: $NETPATH_SOCKET or /run/netpath/netpath.sock]
+    #[arg(long, global = true, value_name = "PATH")]
+    socket: Option<PathBuf>,
+
+    /// Form of the output
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT"
+    )]
+    output: Format,
+
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run the agent
+    Agent(agent::Args),
+    /// Make, list and remove networks
+    Network(network::Args),
+    /// Run a command in a container of its own
+    Run(run::Args),
+    /// Run a command in a container that runs
+    Exec(exec::Args),
+    /// Connect a network namespace that is somebody else's
+    Attach(attach::Args),
+    /// List containers
+    Ps(ps::Args),
+    /// Show all about a container
+    Inspect(inspect::Args),
+    /// Show the published ports of a container
+    Port(port::Args),
+    /// Show what a detached container printed
+    Logs(logs::Args),
+    /// Stop containers
+    Stop(stop::Args),
+    /// Remove containers, detach attached namespaces
+    Rm(rm::Args),
+    /// Show the addresses that the datapath delivers to
+    Endpoints,
+    /// Show the published ports of all containers
+    Ports,
+    /// Show the connections that the datapath translates
+    Flows,
+    /// Show what the datapath dropped, by reason
+    Drops,
+    /// Show what the datapath counts
+    Counters,
+    /// Show how the agent is
+    Status,
+    /// Check whether this host has what netpath needs
+    Doctor,
+    /// Remove everything that an agent made; the agent must not run
+    Purge(purge::Args),
+    /// The supervisor of a detached container
+    #[command(hide = true)]
+    Shim,
+}
+
+/// What every verb may need.
+struct Context {
+    /// The socket that the user named.
+    socket: Option<PathBuf>,
+    output: Format,
+}
+
+impl Context {
+    fn client(&self) -> Client {
+        let default = || PathBuf::from(RUN_DIR).join(SOCKET);
+        Client::new(self.socket.clone().unwrap_or_else(default))
+    }
+}
+
+/// The whole program.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let default = if matches!(cli.verb, Verb::Agent(_)) {
+        "info"
+    } else {
+        "warn"
+    };
+    let env = env_logger::Env::default().default_filter_or(default);
+    env_logger::Builder::from_env(env)
+        .format_target(false)
+        .init();
+    let from_env = || std::env::var_os("NETPATH_SOCKET").map(PathBuf::from);
+    let context = Context {
+        socket: cli.socket.or_else(from_env),
+        output: cli.output,
+    };
+    match dispatch(cli.verb, &context) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("netpath: {error:#}");
+            ExitCode::from(crate::container::shim::exit_code(&error))
+        }
+    }
+}
+
+fn dispatch(verb: Verb, context: &Context) -> Result<ExitCode> {
+    match verb {
+        // These three have exit codes of their own.
+        Verb::Run(args) => return run::run(args, context),
+        Verb::Exec(args) => return exec::run(args, context),
+        Verb::Doctor => return doctor::run(context),
+        Verb::Agent(args) => agent::run(args, context),
+        Verb::Network(args) => network::run(args, context),
+        Verb::Attach(args) => attach::run(args, context),
+        Verb::Ps(args) => ps::run(&args, context),
+        Verb::Inspect(args) => inspect::run(&args, context),
+        Verb::Port(args) => port::run(&args, context),
+        Verb::Logs(args) => logs::run(&args, context),
+        Verb::Stop(args) => stop::run(&args, context),
+        Verb::Rm(args) => rm::run(&args, context),
+        Verb::Endpoints => records::run("endpoints", context),
+        Verb::Ports => records::run("ports", context),
+        Verb::Flows => records::run("flows", context),
+        Verb::Drops => records::run("drops", context),
+        Verb::Counters => records::run("counters", context),
+        Verb::Status => status::run(context),
+        Verb::Purge(args) => purge::run(args, context),
+        Verb::Shim => shim::run(),
+    }
+    .map(|()| ExitCode::SUCCESS)
+}
+
+/// The path of a container in the API. Names are checked here: one with a slash would be
+/// another path.
+fn container_path(name: &str) -> Result<String> {
+    crate::container::names::check("container", name)?;
+    Ok(format!("/v1/containers/{name}"))
+}
+
+/// Does something to each of several containers; one that fails does not keep the others
+/// from their turn.
+fn for_each(names: &[String], action: impl Fn(&str) -> Result<()>) -> Result<()> {
+    let mut last = None;
+    for name in names {
+        match action(name) {
+            Ok(()) => crate::output::print(&format!("{name}\n"))?,
+            Err(error) => {
+                if let Some(earlier) = last.replace(error) {
+                    eprintln!("netpath: {earlier:#}");
+                }
+            }
+        }
+    }
+    last.map_or(Ok(()), Err)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_follows_the_command_is_the_commands() {
+        let cli = Cli::try_parse_from([
+            "netpath", "-o", "json", "run", "-d", "-p", "80:80", "--", "ls", "-d", "--name",
+        ]);
+        let Verb::Run(args) = cli.unwrap().verb else {
+            panic!("not run")
+        };
+        assert_eq!(args.command, ["ls", "-d", "--name"]);
+        assert!(args.detach && args.connect.publish == ["80:80"]);
+        let cli = Cli::try_parse_from(["netpath", "run", "sh", "-c", "exit 3"]).unwrap();
+        let Verb::Run(args) = cli.verb else {
+            panic!("not run")
+        };
+        assert_eq!(args.command, ["sh", "-c", "exit 3"]);
+    }
+}

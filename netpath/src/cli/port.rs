@@ -1,0 +1,33 @@
+//! `netpath port`
+
+use std::net::SocketAddr;
+
+use anyhow::Result;
+
+use super::{Context, container_path};
+use crate::api::types::Container;
+use crate::output::{Format, print, print_json};
+use crate::publish::proto_name;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The container
+    name: String,
+}
+
+pub fn run(args: &Args, context: &Context) -> Result<()> {
+    let container: Container = context.client().get(&container_path(&args.name)?)?;
+    if context.output == Format::Json {
+        return print_json(&container.ports);
+    }
+    let mut text = String::new();
+    for port in &container.ports {
+        let host = SocketAddr::new(port.host_ip, port.host_port);
+        text.push_str(&format!(
+            "{}/{} -> {host}\n",
+            port.container_port,
+            proto_name(port.proto)
+        ));
+    }
+    print(&text)
+}

@@ -1,0 +1,82 @@
+//! `netpath ps`
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Result;
+
+use super::Context;
+use crate::api::types::Container;
+use crate::output::{Format, duration, print, print_json, table};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Those that ended as well
+    #[arg(short, long)]
+    all: bool,
+}
+
+pub fn run(args: &Args, context: &Context) -> Result<()> {
+    let path = format!("/v1/containers?all={}", args.all);
+    let containers: Vec<Container> = context.client().get(&path)?;
+    if context.output == Format::Json {
+        return print_json(&containers);
+    }
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |now| now.as_secs());
+    let rows: Vec<Vec<String>> = containers
+        .iter()
+        .map(|container| row(container, now))
+        .collect();
+    print(&table(
+        &["NAME", "NETWORK", "ADDRESSES", "STATUS", "PORTS", "COMMAND"],
+        &rows,
+    ))
+}
+
+/// How much of a command is shown.
+const COMMAND_WIDTH: usize = 40;
+
+fn row(container: &Container, now: u64) -> Vec<String> {
+    let since = |then: u64| duration(now.saturating_sub(then));
+    let status = match (container.state.as_str(), container.ended) {
+        ("exited", Some(ended)) => {
+            let code = container
+                .exit_code
+                .map_or("?".into(), |code| code.to_string());
+            format!("exited ({code}) {} ago", since(ended))
+        }
+        (state, _) => format!("{state} {}", since(container.created)),
+    };
+    let addresses: Vec<&str> = container
+        .addresses
+        .iter()
+        .map(|address| {
+            address
+                .split_once('/')
+                .map_or(address.as_str(), |(ip, _)| ip)
+        })
+        .collect();
+    let ports: Vec<String> = container.ports.iter().map(ToString::to_string).collect();
+    let command = container.command.join(" ");
+    // One line, whatever is in it.
+    let mut command: String = command
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    if command.chars().count() > COMMAND_WIDTH {
+        command = command
+            .chars()
+            .take(COMMAND_WIDTH - 1)
+            .chain(['…'])
+            .collect();
+    }
+    vec![
+        container.name.clone(),
+        container.network.clone(),
+        addresses.join(", "),
+        status,
+        ports.join(", "),
+        command,
+    ]
+}

@@ -1,0 +1,157 @@
+//! `netpath run`
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use super::Context;
+use crate::api::types::{Connect, CreateContainer};
+use crate::container::lookup;
+use crate::container::shim::{self, Job, Report};
+use crate::container::supervise::{self, Streams};
+use crate::doctor;
+use crate::output::print;
+use crate::problem::invalid;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    pub connect: ConnectArgs,
+
+    /// Its host name [default: its name]
+    #[arg(long, value_name = "NAME")]
+    hostname: Option<String>,
+
+    /// A variable for the environment, or one to hand on
+    #[arg(short, long = "env", value_name = "KEY=VALUE")]
+    env: Vec<String>,
+
+    /// Run it in the background and print its name
+    #[arg(short, long)]
+    pub detach: bool,
+
+    /// Remove it as soon as it ends
+    #[arg(long)]
+    rm: bool,
+
+    /// Program and arguments
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
+/// How a container is connected; shared with `attach`.
+#[derive(Debug, clap::Args)]
+pub struct ConnectArgs {
+    /// Its name [default: a random one]
+    #[arg(long)]
+    name: Option<String>,
+
+    /// Its network [default: bridge, which is made when it is first needed]
+    #[arg(long, value_name = "NAME")]
+    network: Option<String>,
+
+    /// Publish ports: [HOST-IP:][HOST-PORT[-PORT]:]CONTAINER-PORT[-PORT][/tcp|udp]
+    #[arg(short, long, value_name = "SPEC")]
+    pub publish: Vec<String>,
+
+    /// Its IPv4 address [default: a free one]
+    #[arg(long, value_name = "ADDRESS")]
+    ip: Option<Ipv4Addr>,
+
+    /// Its IPv6 address [default: a free one]
+    #[arg(long, value_name = "ADDRESS")]
+    ip6: Option<Ipv6Addr>,
+}
+
+impl From<ConnectArgs> for Connect {
+    fn from(args: ConnectArgs) -> Self {
+        Self {
+            name: args.name,
+            network: args.network,
+            publish: args.publish,
+            ip: args.ip,
+            ip6: args.ip6,
+        }
+    }
+}
+
+pub fn run(args: Args, context: &Context) -> Result<ExitCode> {
+    if !doctor::has_capability() {
+        return Err(invalid(
+            "a container can only be run by root (it needs CAP_SYS_ADMIN), use sudo",
+        ));
+    }
+    let env = environment(&args.env)?;
+    // `-e PATH=...` is for the command, but also finds it.
+    let path = env
+        .iter()
+        .rev()
+        .find(|(name, _)| name == "PATH")
+        .map(|(_, path)| path.into());
+    let path = path.or_else(|| std::env::var_os("PATH"));
+    let program = args.command.first().map(String::as_str).unwrap_or_default();
+    let program = match lookup::find(program, path.as_deref()) {
+        Ok(program) => program,
+        Err(unusable) => {
+            eprintln!("netpath: {unusable}");
+            return Ok(ExitCode::from(unusable.code));
+        }
+    };
+    let request = CreateContainer {
+        connect: args.connect.into(),
+        hostname: args.hostname,
+        argv: args.command,
+        detached: args.detach,
+        remove: args.rm,
+        supervisor: std::process::id(),
+    };
+    let client = context.client();
+    if args.detach {
+        let job = Job {
+            socket: client.socket().to_owned(),
+            request,
+            program,
+            env,
+        };
+        return match shim::launch(&job)? {
+            Report::Running(name) => print(&format!("{name}\n")).map(|()| ExitCode::SUCCESS),
+            Report::Failed { error, code } => {
+                eprintln!("netpath: {error}");
+                Ok(ExitCode::from(code))
+            }
+        };
+    }
+    let env = env
+        .into_iter()
+        .map(|(name, value)| (name.into(), value.into()))
+        .collect();
+    let supervised = supervise::start(&client, &request, program, env, &Streams::Inherited)?;
+    let code = supervised.wait()?;
+    // Exit codes have eight bits.
+    Ok(ExitCode::from(code as u8))
+}
+
+/// `KEY=VALUE`, or `KEY` alone for the value that it has here.
+fn environment(settings: &[String]) -> Result<Vec<(String, String)>> {
+    let mut env = Vec::new();
+    for setting in settings {
+        match setting.split_once('=') {
+            Some(("", _)) => {
+                return Err(invalid(format!(
+                    "\"{setting}\" names no variable, write KEY=VALUE"
+                )));
+            }
+            Some((name, value)) => env.push((name.to_owned(), value.to_owned())),
+            // It is inherited anyway.
+            None => {}
+        }
+    }
+    if env
+        .iter()
+        .any(|(name, value)| name.contains('\0') || value.contains('\0'))
+    {
+        return Err(invalid("a variable cannot contain a zero byte"));
+    }
+    Ok(env)
+}

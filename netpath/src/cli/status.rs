@@ -1,0 +1,47 @@
+//! `netpath status`
+
+use anyhow::Result;
+
+use super::Context;
+use crate::api::types::Status;
+use crate::output::{Format, duration, print, print_json};
+
+pub fn run(context: &Context) -> Result<()> {
+    let status: Status = context.client().get("/v1/status")?;
+    if context.output == Format::Json {
+        return print_json(&status);
+    }
+    let mut text = format!(
+        "netpath {}, process {}, up for {}\n",
+        status.version,
+        status.pid,
+        duration(status.uptime)
+    );
+    for uplink in &status.uplinks {
+        let addresses: Vec<String> = uplink
+            .addr4
+            .map(|address| address.to_string())
+            .into_iter()
+            .chain(uplink.addr6.map(|address| address.to_string()))
+            .collect();
+        let how = match (uplink.ifindex, addresses.is_empty()) {
+            (None, _) => "gone".to_owned(),
+            (Some(_), true) => "no address".to_owned(),
+            (Some(_), false) => addresses.join(", "),
+        };
+        text.push_str(&format!("uplink      {} ({how})\n", uplink.name));
+    }
+    text.push_str(&format!(
+        "networks    {}\ncontainers  {} running, {} exited\nsnat ports  {}-{}\n\
+         run dir     {}\nstate dir   {}\nbpffs       {}\n",
+        status.networks,
+        status.running,
+        status.exited,
+        status.snat_ports.0,
+        status.snat_ports.1,
+        status.run_dir.display(),
+        status.state_dir.display(),
+        status.bpffs.display(),
+    ));
+    print(&text)
+}

@@ -1,0 +1,110 @@
+//! Names of containers and networks.
+
+use std::fs::File;
+use std::io::Read;
+
+use anyhow::{Context, Result};
+
+use crate::problem::invalid;
+
+/// Longest name in bytes: what fits into a host name (RFC 1035).
+const LONGEST: usize = 63;
+
+/// Checks a name: letters, digits, `_`, `.` and `-`, beginning with a letter or digit, so
+/// that it can be a file name, a host name and an argument.
+///
+/// # Errors
+/// A sentence that quotes it.
+pub fn check(what: &str, name: &str) -> Result<()> {
+    let legal = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
+    let first = name
+        .chars()
+        .next()
+        .is_some_and(|c| c.is_ascii_alphanumeric());
+    if first && name.chars().all(legal) && name.len() <= LONGEST {
+        return Ok(());
+    }
+    Err(invalid(format!(
+        "\"{}\" cannot name a {what}: use up to {LONGEST} letters, digits, \"_\", \".\" and \
+         \"-\", beginning with a letter or a digit",
+        name.escape_debug()
+    )))
+}
+
+/// Checks a host name, which unlike a container's name may be longer.
+///
+/// # Errors
+/// A sentence that quotes it.
+pub fn check_hostname(name: &str) -> Result<()> {
+    let legal = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
+    // 64 is the kernel's limit (__NEW_UTS_LEN).
+    if !name.is_empty() && name.len() <= 64 && name.chars().all(legal) {
+        return Ok(());
+    }
+    Err(invalid(format!(
+        "\"{}\" is not a host name: use up to 64 letters, digits, \".\" and \"-\"",
+        name.escape_debug()
+    )))
+}
+
+/// Random bytes from the kernel.
+///
+/// # Errors
+/// `/dev/urandom` cannot be read.
+pub fn random<const N: usize>() -> Result<[u8; N]> {
+    let mut bytes = [0; N];
+    File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .context("cannot read /dev/urandom")?;
+    Ok(bytes)
+}
+
+/// A name for a container that was given none: twelve hexadecimal digits.
+///
+/// # Errors
+/// `/dev/urandom` cannot be read.
+pub fn generate() -> Result<String> {
+    Ok(random::<6>()?
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
+}
+
+/// A random MAC address: unicast, locally administered, beginning with 02 like those of
+/// most container interfaces.
+///
+/// # Errors
+/// `/dev/urandom` cannot be read.
+pub fn random_mac() -> Result<[u8; 6]> {
+    let mut mac = random::<6>()?;
+    mac[0] = 0x02;
+    Ok(mac)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names() {
+        for good in ["a", "web-1", "9lives", "A.b_c", &"x".repeat(63)] {
+            assert!(check("container", good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            ".",
+            "..",
+            "-x",
+            "_x",
+            "a b",
+            "a/b",
+            "é",
+            "a\n",
+            &"x".repeat(64),
+        ] {
+            assert!(check("container", bad).is_err(), "{bad:?}");
+        }
+        assert!(check("network", &generate().unwrap()).is_ok());
+        assert_eq!(random_mac().unwrap()[0] & 3, 2);
+    }
+}
