@@ -46,6 +46,13 @@ impl Addr {
         Self { octets: unsafe { core::mem::transmute::<[u32; 4], [u8; 16]>(words) } }
     }
 
+    /// An address from two words in memory order.
+    #[inline(always)]
+    pub const fn from_halves(halves: [u64; 2]) -> Self {
+        // SAFETY: as in `from_words`.
+        Self { octets: unsafe { core::mem::transmute::<[u64; 2], [u8; 16]>(halves) } }
+    }
+
     /// The address as four words in memory order (not numbers: only for copying, comparing
     /// and checksums).
     #[inline(always)]

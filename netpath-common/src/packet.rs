@@ -1,7 +1,5 @@
 //! Parsing: from bytes to a tuple, without ever reading past the end.
 
-use core::mem::offset_of;
-
 use network_types::eth::EthHdr;
 use network_types::icmp::Icmpv4Hdr;
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
@@ -31,12 +29,8 @@ unsafe impl<const N: usize> Wire for [u16; N] {}
 unsafe impl<const N: usize> Wire for [u32; N] {}
 // SAFETY: as above.
 unsafe impl<const N: usize> Wire for [u8; N] {}
-// SAFETY: structs of integers and byte arrays.
-unsafe impl Wire for EthHdr {}
-// SAFETY: structs of integers and byte arrays.
-unsafe impl Wire for Ipv4Hdr {}
-// SAFETY: structs of integers and byte arrays.
-unsafe impl Wire for Ipv6Hdr {}
+// SAFETY: as above.
+unsafe impl<const N: usize> Wire for [u64; N] {}
 
 /// Bytes of a frame, from its Ethernet header on.
 pub trait Frame {
@@ -117,10 +111,6 @@ const ICMPV6_ECHO_REPLY: u8 = 129;
 
 impl Packet {
     /// A packet of which nothing is known but where it came from.
-    ///
-    /// The parsers fill it in place: results by value would each take a copy's room on the
-    /// BPF stack.
-    #[inline(always)]
     pub const fn of_network(network: u16) -> Self {
         Self {
             tuple: Tuple {
@@ -149,27 +139,29 @@ impl Packet {
     /// [`DropReason::Malformed`].
     #[inline(always)]
     pub fn parse_v4<F: Frame>(&mut self, frame: &F) -> Result<(), DropReason> {
-        let header: Ipv4Hdr = frame.load(L3)?;
-        let header_len = u16::from(header.vihl & 0x0f) * 4;
-        let total = u16::from_be_bytes(header.tot_len);
+        // As words: the fields of a header of byte arrays would be loaded byte by byte.
+        let [head, fragment, middle, src, dst]: [u32; Ipv4Hdr::LEN / 4] = frame.load(L3)?;
+        let [version, _, total @ ..] = head.to_ne_bytes();
+        let [_, _, fragment @ ..] = fragment.to_ne_bytes();
+        let [ttl, proto, ..] = middle.to_ne_bytes();
+        let header_len = u16::from(version & 0x0f) * 4;
+        let total = u16::from_be_bytes(total);
         let room = frame.len() - L3 as u32;
         let whole = u32::from(total) <= room && total >= header_len;
-        if header.vihl >> 4 != 4
+        if version >> 4 != 4
             || usize::from(header_len) < Ipv4Hdr::LEN
             || !(whole || (total == 0 && room > IP_MAX))
         {
             return Err(DropReason::Malformed);
         }
-        // As words: the structure's byte arrays would be loaded byte by byte.
-        let [src, dst]: [u32; 2] = frame.load(L3 + offset_of!(Ipv4Hdr, src_addr))?;
         self.tuple.src = Addr::v4(src.to_ne_bytes());
         self.tuple.dst = Addr::v4(dst.to_ne_bytes());
         self.len = frame.len();
         self.end = if whole { L3 as u32 + u32::from(total) } else { frame.len() };
         self.l4 = L3 as u16 + header_len;
-        self.ip_proto = header.proto;
-        self.ttl = header.ttl;
-        self.fragment = u16::from_be_bytes(header.frags) & IPV4_FRAGMENT_BITS != 0;
+        self.ip_proto = proto;
+        self.ttl = ttl;
+        self.fragment = u16::from_be_bytes(fragment) & IPV4_FRAGMENT_BITS != 0;
         Ok(())
     }
 
@@ -179,23 +171,22 @@ impl Packet {
     /// [`DropReason::Malformed`].
     #[inline(always)]
     pub fn parse_v6<F: Frame>(&mut self, frame: &F) -> Result<(), DropReason> {
-        let header: Ipv6Hdr = frame.load(L3)?;
-        let payload = u32::from(u16::from_be_bytes(header.payload_len));
+        let [head, s0, s1, d0, d1]: [u64; Ipv6Hdr::LEN / 8] = frame.load(L3)?;
+        let [version, _, _, _, p0, p1, next, hops] = head.to_ne_bytes();
+        let payload = u32::from(u16::from_be_bytes([p0, p1]));
         let room = (frame.len() - L3 as u32).saturating_sub(Ipv6Hdr::LEN as u32);
         let aggregate = payload == 0 && room > IP_MAX;
-        if header.version() != 6 || payload > room {
+        if version >> 4 != 6 || payload > room {
             return Err(DropReason::Malformed);
         }
-        let src: [u32; 4] = frame.load(L3 + offset_of!(Ipv6Hdr, src_addr))?;
-        let dst: [u32; 4] = frame.load(L3 + offset_of!(Ipv6Hdr, dst_addr))?;
-        self.tuple.src = Addr::from_words(src);
-        self.tuple.dst = Addr::from_words(dst);
+        self.tuple.src = Addr::from_halves([s0, s1]);
+        self.tuple.dst = Addr::from_halves([d0, d1]);
         // Mapped addresses never travel (RFC 4291 gives them to hosts' own use); here they
         // would pass for IPv4.
         if self.tuple.src.is_v4() || self.tuple.dst.is_v4() {
             return Err(DropReason::Malformed);
         }
-        let (mut next, mut l4, mut fragment) = (header.next_hdr, L3 + Ipv6Hdr::LEN, false);
+        let (mut next, mut l4, mut fragment) = (next, L3 + Ipv6Hdr::LEN, false);
         for _ in 0..IPV6_MAX_EXTENSIONS {
             if next == IPV6_FRAGMENT {
                 fragment = true;
@@ -213,7 +204,7 @@ impl Packet {
             if aggregate { frame.len() } else { (L3 + Ipv6Hdr::LEN) as u32 + payload };
         self.l4 = l4 as u16;
         self.ip_proto = next;
-        self.ttl = header.hop_limit;
+        self.ttl = hops;
         self.fragment = fragment;
         Ok(())
     }

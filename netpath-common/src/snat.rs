@@ -7,7 +7,6 @@ use crate::flow::{Direction, Flow, FlowKind, FlowState, Toward};
 use crate::packet::Packet;
 use crate::port::PortKey;
 use crate::reason::DropReason;
-use crate::tcp;
 use crate::tuple::{Proto, Tuple};
 
 /// Tries for a free source port: with three quarters of the range taken, 32 random

@@ -171,12 +171,15 @@ fn settle<E: Env>(env: &E, key: &Tuple) {
     flows.with(&other_key, |flow| flow.state = state);
 }
 
-/// Removes both entries.
+/// Removes both entries; the other only if it belongs to this one. A flow whose container
+/// is gone holds no port: its answers' entry may be somebody else's by now.
 #[inline(never)]
 fn remove<E: Env>(env: &E, key: &Tuple) {
     let flows = env.flows();
     let mut other_key = *key;
     flows.with(key, |flow| other_key = flow.other_key(key));
     flows.remove(key);
-    flows.remove(&other_key);
+    if flows.with(&other_key, |other| other.other_key(&other_key) == *key) == Some(true) {
+        flows.remove(&other_key);
+    }
 }

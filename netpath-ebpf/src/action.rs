@@ -44,10 +44,8 @@ const ETH_IPV6: u16 = EtherType::Ipv6 as u16;
 const ETH_ARP: u16 = EtherType::Arp as u16;
 
 /// Headers without options: what must lie in one piece for the usual packet.
-const fn headers(ether_type: u16) -> u32 {
-    let ip = if ether_type == ETH_IPV6 { Ipv6Hdr::LEN } else { Ipv4Hdr::LEN };
-    (L3 + ip + TcpHdr::LEN) as u32
-}
+const HEADERS_V4: u32 = (L3 + Ipv4Hdr::LEN + TcpHdr::LEN) as u32;
+const HEADERS_V6: u32 = (L3 + Ipv6Hdr::LEN + TcpHdr::LEN) as u32;
 
 /// Parses the IP header of an IPv4 or IPv6 frame.
 #[inline(always)]
@@ -62,9 +60,10 @@ fn parse(packet: &mut Packet, linear: &Linear, ether_type: u16) -> Result<(), Dr
 /// The type of the frame, memory order, and its headers in one piece.
 #[inline(always)]
 fn open(kernel: &Kernel<'_>) -> Result<(u16, Linear), DropReason> {
-    let linear = Linear::of(kernel.ctx, EthHdr::LEN as u32);
+    let linear = Linear::of(kernel.ctx, HEADERS_V4);
     let ether_type: u16 = linear.load(offset_of!(EthHdr, ether_type))?;
-    Ok((ether_type, Linear::of(kernel.ctx, headers(ether_type))))
+    let v6 = ether_type == ETH_IPV6;
+    Ok((ether_type, if v6 { Linear::of(kernel.ctx, HEADERS_V6) } else { linear }))
 }
 
 /// The container hook.

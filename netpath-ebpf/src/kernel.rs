@@ -15,10 +15,10 @@ use netpath_common::endpoint::{Endpoint, EndpointKey};
 use netpath_common::env::{Env, InsertError, Repeat, Route, Scratch, Table};
 use netpath_common::flow::Flow;
 use netpath_common::network::{HostAddr, Uplink};
-use netpath_common::packet::Packet;
+use netpath_common::packet::{Packet, Transport};
 use netpath_common::port::{PortKey, PortTarget};
 use netpath_common::reason::DropReason;
-use netpath_common::tuple::Tuple;
+use netpath_common::tuple::{Proto, Tuple};
 
 use crate::maps;
 use crate::{action, route};
@@ -68,9 +68,16 @@ impl<'a> Kernel<'a> {
     pub fn packet(&self, network: u16) -> Result<&'a mut Packet, DropReason> {
         let packet = maps::PACKET.get_ptr_mut(0).ok_or(DropReason::RewriteFailed)?;
         // SAFETY: the record is this CPU's own, as in `with_scratch`; one packet is at hand at
-        // a time, and each hook asks once. It is written before anybody reads it.
+        // a time, and each hook asks once. The parsers write the rest before anybody reads it;
+        // `proto` is the one field for which the map's initial zero would not be valid.
         unsafe {
-            packet.write(Packet::of_network(network));
+            let tuple = &raw mut (*packet).tuple;
+            (*tuple).src_port = 0;
+            (*tuple).dst_port = 0;
+            (*tuple).network = network;
+            (&raw mut (*tuple).proto).write(Proto::Udp);
+            (&raw mut (*packet).transport).write(Transport::Unknown);
+            (*packet).tcp_flags = 0;
             Ok(&mut *packet)
         }
     }
