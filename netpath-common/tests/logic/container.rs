@@ -11,24 +11,40 @@ const UDP: L4 = L4::Udp(1000, 2000);
 fn a_container_sends_from_its_own_addresses_only() {
     let model = Model::new();
     for family in FAMILIES {
-        for foreign in [family.b, family.red, family.gateway, family.remote, family.any] {
+        for foreign in [
+            family.b,
+            family.red,
+            family.gateway,
+            family.remote,
+            family.any,
+        ] {
             for dst in [family.b, family.remote, family.gateway] {
                 let frame = Sample::new(foreign, dst, UDP).bytes();
-                let outcome = model.from_container(VETH_A, &frame);
-                assert_eq!(outcome, Err(DropReason::SpoofedSource), "{foreign} to {dst}");
+                let outcome = model.container_sends(VETH_A, &frame);
+                assert_eq!(
+                    outcome,
+                    Err(DropReason::SpoofedSource),
+                    "{foreign} to {dst}"
+                );
             }
         }
         let own = Sample::new(family.a, family.b, UDP).bytes();
-        assert_eq!(model.from_container(VETH_A, &own), Ok(Outcome::Delivered(VETH_B)));
-        assert_eq!(model.from_container(VETH_B, &own), Err(DropReason::SpoofedSource));
+        assert_eq!(
+            model.container_sends(VETH_A, &own),
+            Ok(Outcome::Delivered(VETH_B))
+        );
+        assert_eq!(
+            model.container_sends(VETH_B, &own),
+            Err(DropReason::SpoofedSource)
+        );
     }
     let link_local = |src| Sample::new(src, "fe80::3", UDP).bytes();
     assert_eq!(
-        model.from_container(VETH_A, &link_local("fe80::2")),
+        model.container_sends(VETH_A, &link_local("fe80::2")),
         Ok(Outcome::Delivered(VETH_B))
     );
     assert_eq!(
-        model.from_container(VETH_A, &link_local("fe80::9")),
+        model.container_sends(VETH_A, &link_local("fe80::9")),
         Err(DropReason::SpoofedSource)
     );
     assert_eq!(model.flows.len(), 0);
@@ -41,22 +57,37 @@ fn a_container_without_a_family_cannot_use_it() {
     veth.addr6 = netpath_common::addr::Addr::UNSPECIFIED;
     veth.prefix6 = 0;
     let frame = Sample::new("::", "fd01::3", UDP).bytes();
-    assert_eq!(model.from_container(VETH_A, &frame), Err(DropReason::SpoofedSource));
+    assert_eq!(
+        model.container_sends(VETH_A, &frame),
+        Err(DropReason::SpoofedSource)
+    );
 }
 
 #[test]
 fn neighbours_get_everything_without_state() {
     let model = Model::new();
     for family in FAMILIES {
-        for l4 in [UDP, L4::Tcp(1, 2, SYN), L4::Tcp(1, 2, ACK), L4::Request(1), L4::Reply(1)] {
+        for l4 in [
+            UDP,
+            L4::Tcp(1, 2, SYN),
+            L4::Tcp(1, 2, ACK),
+            L4::Request(1),
+            L4::Reply(1),
+        ] {
             // The last hop: nothing is routed, so nothing is taken off.
             let frame = Sample::new(family.a, family.b, l4).ttl(1).bytes();
-            assert_eq!(model.from_container(VETH_A, &frame), Ok(Outcome::Delivered(VETH_B)));
+            assert_eq!(
+                model.container_sends(VETH_A, &frame),
+                Ok(Outcome::Delivered(VETH_B))
+            );
         }
     }
     let mut fragment = Sample::new("10.1.0.2", "10.1.0.3", UDP).bytes();
     make_fragment(&mut fragment, true, 0);
-    assert_eq!(model.from_container(VETH_A, &fragment), Ok(Outcome::Delivered(VETH_B)));
+    assert_eq!(
+        model.container_sends(VETH_A, &fragment),
+        Ok(Outcome::Delivered(VETH_B))
+    );
     assert_eq!(model.flows.len(), 0);
     assert_eq!(model.routes_asked.get(), 0);
 }
@@ -68,7 +99,11 @@ fn the_gateway_and_the_hosts_addresses_are_the_stacks() {
         for host in [family.gateway, family.uplink] {
             for l4 in [UDP, L4::Tcp(1, 2, ACK), L4::Request(1)] {
                 let frame = Sample::new(family.a, host, l4).bytes();
-                assert_eq!(model.from_container(VETH_A, &frame), Ok(Outcome::Host), "{host}");
+                assert_eq!(
+                    model.container_sends(VETH_A, &frame),
+                    Ok(Outcome::Host),
+                    "{host}"
+                );
             }
         }
     }
@@ -81,9 +116,15 @@ fn networks_do_not_reach_each_other() {
     for family in FAMILIES {
         for l4 in [UDP, L4::Tcp(1, 2, SYN), L4::Tcp(1, 2, ACK), L4::Request(1)] {
             let there = Sample::new(family.a, family.red, l4).bytes();
-            assert_eq!(model.from_container(VETH_A, &there), Err(DropReason::OtherNetwork));
+            assert_eq!(
+                model.container_sends(VETH_A, &there),
+                Err(DropReason::OtherNetwork)
+            );
             let back = Sample::new(family.red, family.a, l4).bytes();
-            assert_eq!(model.from_container(VETH_RED, &back), Err(DropReason::OtherNetwork));
+            assert_eq!(
+                model.container_sends(VETH_RED, &back),
+                Err(DropReason::OtherNetwork)
+            );
         }
     }
     assert_eq!(model.flows.len(), 0);
@@ -94,8 +135,14 @@ fn link_local_addresses_stay_in_their_network() {
     let model = Model::new();
     // Both fe80::2 exist, one a network; fe80::3 is in the first only.
     let frame = Sample::new("fe80::2", "fe80::3", UDP).bytes();
-    assert_eq!(model.from_container(VETH_RED, &frame), Err(DropReason::NoSuchNeighbour));
-    assert_eq!(model.from_container(VETH_A, &frame), Ok(Outcome::Delivered(VETH_B)));
+    assert_eq!(
+        model.container_sends(VETH_RED, &frame),
+        Err(DropReason::NoSuchNeighbour)
+    );
+    assert_eq!(
+        model.container_sends(VETH_A, &frame),
+        Ok(Outcome::Delivered(VETH_B))
+    );
 }
 
 #[test]
@@ -103,11 +150,17 @@ fn addresses_that_nobody_has_are_dropped() {
     let model = Model::new();
     for family in FAMILIES {
         let frame = Sample::new(family.a, family.nobody, UDP).bytes();
-        assert_eq!(model.from_container(VETH_A, &frame), Err(DropReason::NoSuchNeighbour));
+        assert_eq!(
+            model.container_sends(VETH_A, &frame),
+            Err(DropReason::NoSuchNeighbour)
+        );
     }
     // The directed broadcast of the subnet is such an address, too.
     let frame = Sample::new("10.1.0.2", "10.1.0.255", UDP).bytes();
-    assert_eq!(model.from_container(VETH_A, &frame), Err(DropReason::NoSuchNeighbour));
+    assert_eq!(
+        model.container_sends(VETH_A, &frame),
+        Err(DropReason::NoSuchNeighbour)
+    );
 }
 
 #[test]
@@ -121,7 +174,11 @@ fn groups_have_no_receivers() {
         ("fe80::2", "ff02::fb"),
     ] {
         let frame = Sample::new(src, group, UDP).bytes();
-        assert_eq!(model.from_container(VETH_A, &frame), Err(DropReason::Multicast), "{group}");
+        assert_eq!(
+            model.container_sends(VETH_A, &frame),
+            Err(DropReason::Multicast),
+            "{group}"
+        );
     }
 }
 
@@ -131,12 +188,19 @@ fn the_stack_says_when_the_time_to_live_ran_out() {
     for family in FAMILIES {
         for ttl in [0, 1] {
             let frame = Sample::new(family.a, family.remote, UDP).ttl(ttl).bytes();
-            assert_eq!(model.from_container(VETH_A, &frame), Ok(Outcome::Host), "{ttl}");
+            assert_eq!(
+                model.container_sends(VETH_A, &frame),
+                Ok(Outcome::Host),
+                "{ttl}"
+            );
         }
         // Also on a known flow.
         let sample = Sample::new(family.a, family.remote, UDP);
         assert_eq!(model.out(&sample.clone().ttl(2)).sample().ttl, 1);
-        assert_eq!(model.from_container(VETH_A, &sample.ttl(1).bytes()), Ok(Outcome::Host));
+        assert_eq!(
+            model.container_sends(VETH_A, &sample.ttl(1).bytes()),
+            Ok(Outcome::Host)
+        );
     }
     assert_eq!(model.connections().len(), 2);
 }

@@ -3,7 +3,10 @@
 //! Frames are made and read by etherparse, go through the real parsers and stages, and are
 //! rewritten by the checksum differences that flows hold.
 
-#[allow(dead_code, reason = "shared with the tests of the programs, which use all of it")]
+#[allow(
+    dead_code,
+    reason = "shared with the tests of the programs, which use all of it"
+)]
 #[path = "../../../tests/src/packets.rs"]
 mod packets;
 #[allow(dead_code, reason = "as above")]

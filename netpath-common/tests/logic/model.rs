@@ -3,7 +3,6 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::net::IpAddr;
 
 use netpath_common::addr::{Addr, Mac};
 use netpath_common::checksum::{TTL_DIFF, apply, fold};
@@ -29,7 +28,10 @@ pub struct Map<K, V> {
 
 impl<K, V> Default for Map<K, V> {
     fn default() -> Self {
-        Self { entries: RefCell::default(), limit: Cell::new(usize::MAX) }
+        Self {
+            entries: RefCell::default(),
+            limit: Cell::new(usize::MAX),
+        }
     }
 }
 
@@ -44,7 +46,11 @@ impl<K: Eq + Hash + Copy, V: Copy> Map<K, V> {
     }
 
     pub fn entries(&self) -> Vec<(K, V)> {
-        self.entries.borrow().iter().map(|(k, v)| (*k, *v)).collect()
+        self.entries
+            .borrow()
+            .iter()
+            .map(|(k, v)| (*k, *v))
+            .collect()
     }
 
     pub fn put(&self, key: K, value: V) {
@@ -58,7 +64,11 @@ impl<K: Eq + Hash + Copy, V: Copy> Table<K, V> for Map<K, V> {
     }
 
     fn insert_new(&self, key: &K, value: &V) -> Result<(), InsertError> {
-        if self.contains(key) { Err(InsertError::Exists) } else { self.replace(key, value) }
+        if self.contains(key) {
+            Err(InsertError::Exists)
+        } else {
+            self.replace(key, value)
+        }
     }
 
     fn replace(&self, key: &K, value: &V) -> Result<(), InsertError> {
@@ -79,7 +89,10 @@ pub struct Bytes<'a>(pub &'a [u8]);
 
 impl Frame for Bytes<'_> {
     fn load<T: Wire>(&self, offset: usize) -> Result<T, DropReason> {
-        let bytes = self.0.get(offset..offset + size_of::<T>()).ok_or(DropReason::Malformed)?;
+        let bytes = self
+            .0
+            .get(offset..offset + size_of::<T>())
+            .ok_or(DropReason::Malformed)?;
         // SAFETY: as many bytes as `T` has, and any bytes are a valid `T`.
         Ok(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
     }
@@ -233,9 +246,19 @@ impl Model {
             frame: RefCell::default(),
             sent: RefCell::default(),
         };
-        model.uplinks.put(UPLINK, Uplink { addr4: addr(V4.uplink), addr6: addr(V6.uplink) });
-        for own in [V4.uplink, V6.uplink, V4.gateway, V6.gateway, "10.2.0.1", "fd02::1"] {
-            model.host_addrs.put(addr(own), HostAddr { ifindex: UPLINK });
+        model.uplinks.put(
+            UPLINK,
+            Uplink {
+                addr4: addr(V4.uplink),
+                addr6: addr(V6.uplink),
+            },
+        );
+        for own in [
+            V4.uplink, V6.uplink, V4.gateway, V6.gateway, "10.2.0.1", "fd02::1",
+        ] {
+            model
+                .host_addrs
+                .put(addr(own), HostAddr { ifindex: UPLINK });
         }
         model.add_container(VETH_A, 0, 1, [V4.a, V6.a, "fe80::2"]);
         model.add_container(VETH_B, 1, 1, [V4.b, V6.b, "fe80::3"]);
@@ -249,7 +272,13 @@ impl Model {
         let mac = Mac::new([2, 0, 0, 0, 0, ifindex as u8]);
         let gateway_mac = Mac::new([2, 0, 0, 0, 1, network as u8]);
         let gateway_ifindex = GATEWAY + u32::from(network) - 1;
-        let endpoint = Endpoint { ifindex, slot, gateway_ifindex, mac, gateway_mac };
+        let endpoint = Endpoint {
+            ifindex,
+            slot,
+            gateway_ifindex,
+            mac,
+            gateway_mac,
+        };
         for own in [addr4, addr6, link_local] {
             self.endpoints.put(EndpointKey::new(network, own), endpoint);
         }
@@ -279,8 +308,14 @@ impl Model {
     pub fn publish(&self, proto: Proto, host: &str, port: u16, to: &str, to_port: u16) {
         let key = EndpointKey::new(1, addr(to));
         let slot = self.endpoints.get(&key).expect("a container").slot;
-        let target = PortTarget { addr: addr(to), port: to_port, network: 1, slot };
-        self.ports.put(PortKey::new(proto, addr(host), port), target);
+        let target = PortTarget {
+            addr: addr(to),
+            port: to_port,
+            network: 1,
+            slot,
+        };
+        self.ports
+            .put(PortKey::new(proto, addr(host), port), target);
     }
 
     /// Limits the ports of masqueraded flows.
@@ -293,7 +328,7 @@ impl Model {
     }
 
     /// A frame at the container hook, but for what needs the kernel (ARP and the like).
-    pub fn from_container(&self, veth: u32, frame: &[u8]) -> Result<Outcome, DropReason> {
+    pub fn container_sends(&self, veth: u32, frame: &[u8]) -> Result<Outcome, DropReason> {
         let record = self.veths[&veth];
         let mut packet = parse(frame, record.network)?;
         self.run(frame, || {
@@ -306,8 +341,10 @@ impl Model {
     }
 
     /// A frame at the uplink hook, where what cannot be parsed is the stack's business.
-    pub fn from_outside(&self, frame: &[u8]) -> Result<Outcome, DropReason> {
-        let Ok(mut packet) = parse(frame, OUTSIDE) else { return Ok(Outcome::Host) };
+    pub fn outside_sends(&self, frame: &[u8]) -> Result<Outcome, DropReason> {
+        let Ok(mut packet) = parse(frame, OUTSIDE) else {
+            return Ok(Outcome::Host);
+        };
         if packet.parse_transport(&Bytes(frame)).is_err() {
             return Ok(Outcome::Host);
         }
@@ -316,12 +353,16 @@ impl Model {
 
     /// A packet of container A (network 1), which must be sent by a flow.
     pub fn out(&self, sample: &Sample) -> Sent {
-        self.from_container(VETH_A, &sample.bytes()).expect("not dropped").sent()
+        self.container_sends(VETH_A, &sample.bytes())
+            .expect("not dropped")
+            .sent()
     }
 
     /// A packet from outside, which must be sent by a flow.
     pub fn inward(&self, sample: &Sample) -> Sent {
-        self.from_outside(&sample.bytes()).expect("not dropped").sent()
+        self.outside_sends(&sample.bytes())
+            .expect("not dropped")
+            .sent()
     }
 
     fn run(
@@ -333,7 +374,11 @@ impl Model {
         *self.sent.borrow_mut() = None;
         let verdict = stages();
         let sent = self.sent.borrow_mut().take();
-        assert_eq!(sent.is_some(), verdict == Ok(Verdict::Sent), "{verdict:?} but {sent:?}");
+        assert_eq!(
+            sent.is_some(),
+            verdict == Ok(Verdict::Sent),
+            "{verdict:?} but {sent:?}"
+        );
         Ok(match verdict? {
             Verdict::Deliver { ifindex } => Outcome::Delivered(ifindex),
             Verdict::Host => Outcome::Host,
@@ -352,14 +397,22 @@ impl Model {
         let all: HashMap<_, _> = self.flows.entries().into_iter().collect();
         for (key, flow) in &all {
             let other_key = flow.other_key(key);
-            let other = all.get(&other_key).unwrap_or_else(|| panic!("{key:?} has no other half"));
-            assert_eq!(other.other_key(&other_key), *key, "the halves do not belong together");
+            let other = all
+                .get(&other_key)
+                .unwrap_or_else(|| panic!("{key:?} has no other half"));
+            assert_eq!(
+                other.other_key(&other_key),
+                *key,
+                "the halves do not belong together"
+            );
             assert_ne!(other.direction, flow.direction);
             assert_eq!(other.state, flow.state);
             assert_eq!((other.slot, other.generation), (flow.slot, flow.generation));
         }
         let originals = all.iter().filter(|(_, flow)| flow.direction == Original);
-        originals.map(|(key, flow)| (*key, *flow, all[&flow.other_key(key)])).collect()
+        originals
+            .map(|(key, flow)| (*key, *flow, all[&flow.other_key(key)]))
+            .collect()
     }
 
     /// The only connection.
@@ -392,7 +445,10 @@ impl Env for Model {
     }
 
     fn network_of(&self, addr: &Addr) -> Option<u16> {
-        let found = self.subnets.iter().find(|(net, bits, _)| net.same_prefix(addr, *bits));
+        let found = self
+            .subnets
+            .iter()
+            .find(|(net, bits, _)| net.same_prefix(addr, *bits));
         found.map(|(_, _, network)| *network)
     }
 
@@ -410,7 +466,8 @@ impl Env for Model {
 
     fn random(&self) -> u32 {
         // SplitMix64.
-        self.seed.set(self.seed.get().wrapping_add(0x9e37_79b9_7f4a_7c15));
+        self.seed
+            .set(self.seed.get().wrapping_add(0x9e37_79b9_7f4a_7c15));
         let mut z = self.seed.get();
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -426,8 +483,15 @@ impl Env for Model {
     ) -> Result<(), DropReason> {
         self.routes_asked.set(self.routes_asked.get() + 1);
         let (ifindex, next_hop) = self.route.get()?;
-        let usual = if dst.is_v4() { addr(V4.next_hop) } else { addr(V6.next_hop) };
-        *route = Route { ifindex, next_hop: next_hop.unwrap_or(usual) };
+        let usual = if dst.is_v4() {
+            addr(V4.next_hop)
+        } else {
+            addr(V6.next_hop)
+        };
+        *route = Route {
+            ifindex,
+            next_hop: next_hop.unwrap_or(usual),
+        };
         Ok(())
     }
 
@@ -437,8 +501,20 @@ impl Env for Model {
         }
         let mut frame = self.frame.borrow().clone();
         rewrite(&mut frame, packet, flow);
-        let Flow { to, ifindex, next_hop, dst_mac, .. } = *flow;
-        let before = self.sent.replace(Some(Sent { to, ifindex, next_hop, dst_mac, frame }));
+        let Flow {
+            to,
+            ifindex,
+            next_hop,
+            dst_mac,
+            ..
+        } = *flow;
+        let before = self.sent.replace(Some(Sent {
+            to,
+            ifindex,
+            next_hop,
+            dst_mac,
+            frame,
+        }));
         assert_eq!(before, None, "sent twice");
         Ok(())
     }
@@ -481,10 +557,16 @@ fn rewrite(frame: &mut [u8], packet: &Packet, flow: &Flow) {
         Proto::Icmpv6 => (2, pseudo),
         Proto::Icmp => (2, 0),
     };
-    patch(l4 + checksum, fold(u64::from(addrs) + u64::from(flow.port_diff)));
+    patch(
+        l4 + checksum,
+        fold(u64::from(addrs) + u64::from(flow.port_diff)),
+    );
     let [src, dst] = [flow.new_src, flow.new_dst];
     if packet.tuple.dst.is_v4() {
-        patch(L3 + 10, fold(u64::from(flow.addr_diff) + u64::from(TTL_DIFF)));
+        patch(
+            L3 + 10,
+            fold(u64::from(flow.addr_diff) + u64::from(TTL_DIFF)),
+        );
         frame[L3 + 8] -= 1;
         frame[L3 + 12..L3 + 16].copy_from_slice(&src.v4_octets());
         frame[L3 + 16..L3 + 20].copy_from_slice(&dst.v4_octets());
@@ -493,7 +575,11 @@ fn rewrite(frame: &mut [u8], packet: &Packet, flow: &Flow) {
         frame[L3 + 8..L3 + 24].copy_from_slice(&src.octets);
         frame[L3 + 24..L3 + 40].copy_from_slice(&dst.octets);
     }
-    let ports = [flow.new_src_port.to_be_bytes(), flow.new_dst_port.to_be_bytes()].concat();
+    let ports = [
+        flow.new_src_port.to_be_bytes(),
+        flow.new_dst_port.to_be_bytes(),
+    ]
+    .concat();
     match packet.tuple.proto {
         Proto::Tcp | Proto::Udp => frame[l4..l4 + 4].copy_from_slice(&ports),
         Proto::Icmp | Proto::Icmpv6 => {
@@ -501,9 +587,4 @@ fn rewrite(frame: &mut [u8], packet: &Packet, flow: &Flow) {
             frame[l4 + 4..l4 + 6].copy_from_slice(&id.to_be_bytes());
         }
     }
-}
-
-/// An address in the records' form.
-pub fn record_addr(ip: IpAddr) -> Addr {
-    ip.into()
 }

@@ -12,7 +12,12 @@ use crate::verify;
 
 /// One packet of each kind and family.
 fn samples() -> Vec<Sample> {
-    let kinds = [L4::Tcp(40_000, 443, SYN), L4::Udp(5353, 53), L4::Request(77), L4::Reply(78)];
+    let kinds = [
+        L4::Tcp(40_000, 443, SYN),
+        L4::Udp(5353, 53),
+        L4::Request(77),
+        L4::Reply(78),
+    ];
     FAMILIES
         .iter()
         .flat_map(|family| kinds.map(|l4| Sample::new(family.a, family.remote, l4)))
@@ -38,7 +43,11 @@ fn assert_understood(frame: &[u8], sample: &Sample) {
     };
     assert_eq!(packet.tuple.src, Addr::from(sample.src));
     assert_eq!(packet.tuple.dst, Addr::from(sample.dst));
-    assert_eq!((packet.tuple.src_port, packet.tuple.dst_port), ports, "{sample:?}");
+    assert_eq!(
+        (packet.tuple.src_port, packet.tuple.dst_port),
+        ports,
+        "{sample:?}"
+    );
     assert_eq!((packet.tuple.proto, packet.transport), (proto, transport));
     assert_eq!((packet.ttl, packet.fragment), (sample.ttl, false));
     assert_eq!(packet.len as usize, frame.len());
@@ -89,7 +98,11 @@ fn extension_headers_that_lead_out_of_the_frame_are_malformed() {
     insert_extensions(&mut frame, &[60]);
     for length in 4..=255 {
         frame[ETH + 41] = length;
-        assert_eq!(parse_all(&frame).err(), Some(DropReason::Malformed), "length {length}");
+        assert_eq!(
+            parse_all(&frame).err(),
+            Some(DropReason::Malformed),
+            "length {length}"
+        );
     }
 }
 
@@ -106,7 +119,11 @@ fn fragments_have_no_ports() {
     for chain in [[44].as_slice(), &[0, 44], &[60, 43, 44]] {
         let mut frame = Sample::new(V6.a, V6.remote, L4::Udp(1, 2)).bytes();
         insert_extensions(&mut frame, chain);
-        assert_eq!(parse_all(&frame).unwrap().transport, Transport::Fragment, "{chain:?}");
+        assert_eq!(
+            parse_all(&frame).unwrap().transport,
+            Transport::Fragment,
+            "{chain:?}"
+        );
     }
     // "Do not fragment" and the reserved bit do not make a fragment.
     let mut frame = Sample::new(V4.a, V4.remote, L4::Udp(1, 2)).bytes();
@@ -126,7 +143,11 @@ fn frames_cut_short_at_any_length_are_malformed() {
         for frame in frames {
             for len in 14..frame.len() {
                 let cut = &frame[..len];
-                assert_eq!(parse_all(cut).err(), Some(DropReason::Malformed), "{len} of {frame:?}");
+                assert_eq!(
+                    parse_all(cut).err(),
+                    Some(DropReason::Malformed),
+                    "{len} of {frame:?}"
+                );
             }
             // And below the Ethernet header, whatever the caller thinks it has.
             for len in 0..14 {
@@ -157,15 +178,26 @@ fn ipv4_headers_that_lie_are_malformed() {
         parse_all(&frame).err()
     };
     for ihl in 0..5 {
-        assert_eq!(broken(&|ip| ip[0] = 0x40 | ihl), Some(DropReason::Malformed), "IHL {ihl}");
+        assert_eq!(
+            broken(&|ip| ip[0] = 0x40 | ihl),
+            Some(DropReason::Malformed),
+            "IHL {ihl}"
+        );
     }
     for version in (0..16).filter(|v| *v != 4) {
-        assert_eq!(broken(&|ip| ip[0] = version << 4 | 5), Some(DropReason::Malformed));
+        assert_eq!(
+            broken(&|ip| ip[0] = version << 4 | 5),
+            Some(DropReason::Malformed)
+        );
     }
     // Total length: shorter than headers, or longer than the frame.
     for len in (0..40).chain(total + 1..total + 100).chain([0xffff]) {
         let set = |ip: &mut [u8]| ip[2..4].copy_from_slice(&len.to_be_bytes());
-        assert_eq!(broken(&set), Some(DropReason::Malformed), "total length {len}");
+        assert_eq!(
+            broken(&set),
+            Some(DropReason::Malformed),
+            "total length {len}"
+        );
     }
 }
 
@@ -179,11 +211,18 @@ fn ipv6_headers_that_lie_are_malformed() {
         parse_all(&frame).err()
     };
     for version in (0..16).filter(|v| *v != 6) {
-        assert_eq!(broken(&|ip| ip[0] = version << 4), Some(DropReason::Malformed));
+        assert_eq!(
+            broken(&|ip| ip[0] = version << 4),
+            Some(DropReason::Malformed)
+        );
     }
     for len in (0..20).chain(payload + 1..payload + 100).chain([0xffff]) {
         let set = |ip: &mut [u8]| ip[4..6].copy_from_slice(&len.to_be_bytes());
-        assert_eq!(broken(&set), Some(DropReason::Malformed), "payload length {len}");
+        assert_eq!(
+            broken(&set),
+            Some(DropReason::Malformed),
+            "payload length {len}"
+        );
     }
 }
 
@@ -195,13 +234,21 @@ fn transport_headers_that_lie_are_malformed() {
         // 13 bytes follow the fixed header: three words of options are there, a fourth is not.
         for words in (0..5).chain(9..16) {
             frame[l4 + 12] = words << 4;
-            assert_eq!(parse_all(&frame).err(), Some(DropReason::Malformed), "{words} words");
+            assert_eq!(
+                parse_all(&frame).err(),
+                Some(DropReason::Malformed),
+                "{words} words"
+            );
         }
         let mut frame = Sample::new(family.a, family.remote, L4::Udp(1, 2)).bytes();
         let right = 8 + 13;
         for len in (0u16..8).chain([right + 1, 1000, 0xffff]) {
             frame[l4 + 4..l4 + 6].copy_from_slice(&len.to_be_bytes());
-            assert_eq!(parse_all(&frame).err(), Some(DropReason::Malformed), "length {len}");
+            assert_eq!(
+                parse_all(&frame).err(),
+                Some(DropReason::Malformed),
+                "length {len}"
+            );
         }
     }
 }
@@ -211,7 +258,11 @@ fn aggregates_larger_than_the_length_field_say_zero() {
     for family in FAMILIES {
         let sample = Sample::new(family.a, family.remote, L4::Tcp(1, 2, ACK));
         let mut frame = sample.bytes();
-        let field = if sample.src.is_ipv4() { ETH + 2 } else { ETH + 4 };
+        let field = if sample.src.is_ipv4() {
+            ETH + 2
+        } else {
+            ETH + 4
+        };
         frame[field..field + 2].fill(0);
         assert_eq!(parse_all(&frame).err(), Some(DropReason::Malformed));
         frame.resize(80_000, 0);
@@ -225,10 +276,16 @@ fn mapped_addresses_on_the_wire_are_refused() {
     for (src, dst) in [(mapped, V6.remote), (V6.a, mapped), (mapped, mapped)] {
         let mut frame = Sample::new(V6.a, V6.remote, L4::Udp(1, 2)).bytes();
         for (at, text) in [(ETH + 8, src), (ETH + 24, dst)] {
-            let std::net::IpAddr::V6(v6) = ip(text) else { unreachable!("written as IPv6") };
+            let std::net::IpAddr::V6(v6) = ip(text) else {
+                unreachable!("written as IPv6")
+            };
             frame[at..at + 16].copy_from_slice(&v6.octets());
         }
-        assert_eq!(parse_all(&frame).err(), Some(DropReason::Malformed), "{src} {dst}");
+        assert_eq!(
+            parse_all(&frame).err(),
+            Some(DropReason::Malformed),
+            "{src} {dst}"
+        );
     }
 }
 
@@ -254,7 +311,11 @@ fn protocols_without_ports_never_open_a_flow() {
     for (kind, code) in [(13, 0), (3, 3), (8, 1)] {
         let mut frame = Sample::new(V4.a, V4.remote, L4::Request(1)).bytes();
         (frame[ETH + 20], frame[ETH + 21]) = (kind, code);
-        assert_eq!(parse_all(&frame).unwrap().transport, Transport::Other, "{kind}/{code}");
+        assert_eq!(
+            parse_all(&frame).unwrap().transport,
+            Transport::Other,
+            "{kind}/{code}"
+        );
     }
 }
 

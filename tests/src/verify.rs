@@ -1,0 +1,99 @@
+//! Checks of frames by etherparse alone.
+
+use etherparse::{Icmpv6Type, NetHeaders, PacketHeaders, TransportHeader};
+
+/// Whether two checksums are the same number in one's complement, where 0 has two forms.
+fn same(a: u16, b: u16) -> bool {
+    a % 0xffff == b % 0xffff
+}
+
+/// Whether etherparse, taking every length at its word, finds all headers whole.
+pub fn is_well_formed(frame: &[u8]) -> bool {
+    PacketHeaders::from_ethernet_slice(frame).is_ok()
+}
+
+/// Checks every checksum of a frame: IPv4 header, TCP, UDP, ICMP, ICMPv6.
+///
+/// # Errors
+/// What is wrong.
+pub fn checksums(frame: &[u8]) -> Result<(), String> {
+    let headers = PacketHeaders::from_ethernet_slice(frame).map_err(|e| format!("{e}"))?;
+    let compare = |what: &str, there: u16, right: u16| {
+        if same(there, right) {
+            Ok(())
+        } else {
+            Err(format!(
+                "{what} checksum is {there:#06x}, not {right:#06x}: {frame:02x?}"
+            ))
+        }
+    };
+    let payload = headers.payload.slice();
+    let Some(net) = &headers.net else {
+        return Ok(());
+    };
+    if let NetHeaders::Ipv4(ip, _) = net {
+        compare("IPv4", ip.header_checksum, ip.calc_header_checksum())?;
+    }
+    let Some(mut transport) = headers.transport else {
+        return Ok(());
+    };
+    let (name, there) = match &transport {
+        TransportHeader::Udp(udp) if udp.checksum == 0 => {
+            // Allowed for IPv4 only (RFC 8200, 8.1).
+            return match net {
+                NetHeaders::Ipv4(..) => Ok(()),
+                _ => Err("UDP over IPv6 without a checksum".to_owned()),
+            };
+        }
+        TransportHeader::Udp(udp) => ("UDP", udp.checksum),
+        TransportHeader::Tcp(tcp) => ("TCP", tcp.checksum),
+        TransportHeader::Icmpv4(icmp) => ("ICMP", icmp.checksum),
+        TransportHeader::Icmpv6(icmp) => ("ICMPv6", icmp.checksum),
+        TransportHeader::Igmp(igmp) => ("IGMP", igmp.checksum),
+    };
+    match net {
+        NetHeaders::Ipv4(ip, _) => {
+            transport
+                .update_checksum_ipv4(ip, payload)
+                .map_err(|e| format!("{e}"))?;
+        }
+        NetHeaders::Ipv6(ip, _) => {
+            transport
+                .update_checksum_ipv6(ip, payload)
+                .map_err(|e| format!("{e}"))?;
+        }
+        NetHeaders::Arp(_) => return Ok(()),
+    }
+    let right = match &transport {
+        TransportHeader::Udp(udp) => udp.checksum,
+        TransportHeader::Tcp(tcp) => tcp.checksum,
+        TransportHeader::Icmpv4(icmp) => icmp.checksum,
+        TransportHeader::Icmpv6(icmp) => icmp.checksum,
+        TransportHeader::Igmp(igmp) => igmp.checksum,
+    };
+    compare(name, there, right)
+}
+
+/// A neighbour advertisement, read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Advertisement {
+    /// Flags: router, solicited, override.
+    pub flags: [bool; 3],
+    /// Target address and options.
+    pub body: Vec<u8>,
+}
+
+/// The neighbour advertisement in a frame, if it is one.
+pub fn advertisement(frame: &[u8]) -> Option<Advertisement> {
+    let headers = PacketHeaders::from_ethernet_slice(frame).ok()?;
+    let Some(TransportHeader::Icmpv6(icmp)) = headers.transport else {
+        return None;
+    };
+    let Icmpv6Type::NeighborAdvertisement(na) = icmp.icmp_type else {
+        return None;
+    };
+    Some(Advertisement {
+        flags: [na.router, na.solicited, na.r#override],
+        body: headers.payload.slice().to_vec(),
+    })
+}
