@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow};
 use ipnet::IpNet;
 
 use super::{Agent, Held, now};
@@ -218,11 +218,14 @@ impl Agent {
         for (setting, value) in [("accept_ra", "0"), ("accept_dad", "0"), ("forwarding", "1")] {
             sysctl::set(&format!("ipv6/conf/{name}/{setting}"), value)?;
         }
-        // Nobody lives at the other end.
-        sysctl::set(
-            &format!("ipv6/conf/{}/disable_ipv6", gateway_peer(name)),
-            "1",
-        )?;
+        // Nobody lives at the other end; it is up for the gateway to have a carrier.
+        let peer = gateway_peer(name);
+        sysctl::set(&format!("ipv6/conf/{peer}/disable_ipv6"), "1")?;
+        let peer = netlink
+            .link(&peer)
+            .await?
+            .with_context(|| format!("device {peer} is gone"))?;
+        netlink.set_up(peer.index).await?;
         netlink
             .set_alias(link.index, &format!("netpath network {}", record.name))
             .await?;

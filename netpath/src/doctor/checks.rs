@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use nix::sys::statfs::statfs;
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::Check;
 use crate::container::lookup;
@@ -16,8 +16,6 @@ const OLDEST_KERNEL: (u32, u32) = (6, 6);
 const BTF: &str = "/sys/kernel/btf/vmlinux";
 /// Where bpffs usually is.
 const BPFFS: &str = "/sys/fs/bpf";
-/// linux/magic.h
-const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 
 /// Numbers of capabilities, from linux/capability.h.
 const CAP_NET_ADMIN: u32 = 12;
@@ -71,7 +69,7 @@ pub(super) fn tcx() -> Check {
 
 pub(super) fn bpffs() -> Check {
     match statfs(BPFFS) {
-        Ok(found) if found.filesystem_type().0 as i64 == BPF_FS_MAGIC => Check::ok("bpffs", BPFFS),
+        Ok(found) if found.filesystem_type() == BPF_FS_MAGIC => Check::ok("bpffs", BPFFS),
         _ => Check::missing(
             "bpffs",
             format!("there is no bpf filesystem at {BPFFS}"),

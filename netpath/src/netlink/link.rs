@@ -7,7 +7,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use rtnetlink::packet_route::link::{
     InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
 };
-use rtnetlink::{LinkDummy, LinkMessageBuilder, LinkUnspec, LinkVeth};
+use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 
 use super::{Netlink, to_io};
 
@@ -44,8 +44,7 @@ impl Link {
     pub fn is_ours(&self) -> bool {
         self.group == GROUP
             && match self.kind.as_deref() {
-                Some("veth") => self.name.starts_with("npv"),
-                Some("dummy") => self.name.starts_with("np-"),
+                Some("veth") => self.name.starts_with("npv") || self.name.starts_with("np-"),
                 _ => false,
             }
     }
@@ -83,10 +82,12 @@ impl From<LinkMessage> for Link {
     }
 }
 
-/// A dummy device to make.
+/// A gateway device to make: one end of a veth pair whose other end nobody uses. (A dummy
+/// device would do, but many kernels have none: CONFIG_DUMMY is not set on this project's own
+/// test machines.)
 #[derive(Clone, Copy, Debug)]
-pub struct NewDummy<'a> {
-    /// Its name.
+pub struct NewGateway<'a> {
+    /// Its name, at most 13 bytes: the other end is called the same with `.p`.
     pub name: &'a str,
     /// Its MAC address.
     pub mac: [u8; 6],
@@ -107,6 +108,11 @@ pub struct NewVeth<'a> {
     pub peer_mac: [u8; 6],
     /// Largest packet of both ends in bytes.
     pub mtu: u32,
+}
+
+/// Name of the other end of a gateway device.
+pub fn gateway_peer(name: &str) -> String {
+    format!("{name}.p")
 }
 
 impl Netlink {
@@ -139,16 +145,25 @@ impl Netlink {
         }
     }
 
-    /// Makes a dummy device; it is down.
+    /// Makes a gateway device, without ARP; both ends are down.
     ///
     /// # Errors
     /// The kernel's; it says so if the name is taken.
-    pub async fn add_dummy(&self, new: &NewDummy<'_>) -> Result<()> {
-        let message = LinkDummy::new(new.name)
-            .address(new.mac.to_vec())
+    pub async fn add_gateway(&self, new: &NewGateway<'_>) -> Result<()> {
+        let peer = LinkMessageBuilder::<LinkUnspec>::new()
+            .name(gateway_peer(new.name))
             .mtu(new.mtu)
             .append_extra_attribute(LinkAttribute::Group(GROUP))
             .build();
+        let mut message = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
+            .name(new.name)
+            .address(new.mac.to_vec())
+            .mtu(new.mtu)
+            .append_extra_attribute(LinkAttribute::Group(GROUP))
+            .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
+            .build();
+        message.header.flags |= LinkFlags::Noarp;
+        message.header.change_mask |= LinkFlags::Noarp;
         self.handle
             .link()
             .add(message)

@@ -10,10 +10,7 @@ use std::thread;
 use anyhow::{Context, Result, anyhow};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
-use nix::sys::statfs::fstatfs;
-
-/// File system type of the files that name namespaces (linux/magic.h).
-const NSFS_MAGIC: i64 = 0x6e73_6673;
+use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 
 /// What tells a namespace from others: device and inode number of its file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +40,7 @@ pub fn identity(path: &Path) -> io::Result<Identity> {
 pub fn open(path: &Path) -> io::Result<Option<File>> {
     let file = File::open(path)?;
     let kind = fstatfs(&file).map_err(io::Error::from)?;
-    Ok((kind.filesystem_type().0 as i64 == NSFS_MAGIC).then_some(file))
+    Ok((kind.filesystem_type() == NSFS_MAGIC).then_some(file))
 }
 
 /// Runs `action` on a thread inside the network namespace `netns`.
