@@ -4,8 +4,12 @@ use std::future::Future;
 use std::sync::Arc;
 
 use anyhow::{Result, anyhow};
-use axum::extract::{DefaultBodyLimit, FromRequest, Path, Query, Request, State};
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{
+    DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query, Request, State,
+};
 use axum::http::StatusCode;
+use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -104,6 +108,37 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     }
 }
 
+/// A part of the address whose refusal is an [`ErrorBody`], too.
+struct Checked<E>(E);
+
+impl<E, S> FromRequestParts<S> for Checked<E>
+where
+    E: FromRequestParts<S>,
+    E::Rejection: Into<Failure>,
+    S: Send + Sync,
+{
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        match E::from_request_parts(parts, state).await {
+            Ok(inner) => Ok(Self(inner)),
+            Err(rejection) => Err(rejection.into()),
+        }
+    }
+}
+
+impl From<PathRejection> for Failure {
+    fn from(rejection: PathRejection) -> Self {
+        Self(rejection.status(), rejection.body_text())
+    }
+}
+
+impl From<QueryRejection> for Failure {
+    fn from(rejection: QueryRejection) -> Self {
+        Self(rejection.status(), rejection.body_text())
+    }
+}
+
 fn answer(value: Result<impl Serialize>) -> Answer {
     Ok(Json(value?).into_response())
 }
@@ -128,7 +163,7 @@ async fn networks(State(agent): Shared) -> Answer {
     answer(agent.list_networks())
 }
 
-async fn network(State(agent): Shared, Path(name): Path<String>) -> Answer {
+async fn network(State(agent): Shared, Checked(Path(name)): Checked<Path<String>>) -> Answer {
     answer(agent.show_network(&name))
 }
 
@@ -136,7 +171,7 @@ async fn create_network(State(agent): Shared, Body(new): Body<CreateNetwork>) ->
     to_the_end(async move { agent.create_network(new).await }).await
 }
 
-async fn remove_network(State(agent): Shared, Path(name): Path<String>) -> Answer {
+async fn remove_network(State(agent): Shared, Checked(Path(name)): Checked<Path<String>>) -> Answer {
     to_the_end(async move { agent.remove_network(&name).await }).await
 }
 
@@ -146,11 +181,11 @@ struct ListQuery {
     all: bool,
 }
 
-async fn containers(State(agent): Shared, query: Query<ListQuery>) -> Answer {
+async fn containers(State(agent): Shared, Checked(Query(query)): Checked<Query<ListQuery>>) -> Answer {
     answer(agent.list_containers(query.all))
 }
 
-async fn container(State(agent): Shared, Path(name): Path<String>) -> Answer {
+async fn container(State(agent): Shared, Checked(Path(name)): Checked<Path<String>>) -> Answer {
     answer(agent.show_container(&name))
 }
 
@@ -160,7 +195,7 @@ async fn create_container(State(agent): Shared, Body(new): Body<CreateContainer>
 
 async fn started(
     State(agent): Shared,
-    Path(name): Path<String>,
+    Checked(Path(name)): Checked<Path<String>>,
     Body(body): Body<Started>,
 ) -> Answer {
     to_the_end(async move { agent.started(&name, body.pid).await }).await
@@ -168,13 +203,13 @@ async fn started(
 
 async fn exited(
     State(agent): Shared,
-    Path(name): Path<String>,
+    Checked(Path(name)): Checked<Path<String>>,
     Body(body): Body<Exited>,
 ) -> Answer {
     to_the_end(async move { agent.exited(&name, Some(body.code)).await }).await
 }
 
-async fn stop(State(agent): Shared, Path(name): Path<String>, Body(body): Body<Stop>) -> Answer {
+async fn stop(State(agent): Shared, Checked(Path(name)): Checked<Path<String>>, Body(body): Body<Stop>) -> Answer {
     to_the_end(async move { agent.stop(&name, body.timeout).await }).await
 }
 
@@ -186,8 +221,8 @@ struct RemoveQuery {
 
 async fn remove_container(
     State(agent): Shared,
-    Path(name): Path<String>,
-    query: Query<RemoveQuery>,
+    Checked(Path(name)): Checked<Path<String>>,
+    Checked(Query(query)): Checked<Query<RemoveQuery>>,
 ) -> Answer {
     to_the_end(async move { agent.remove_container(&name, query.force).await }).await
 }

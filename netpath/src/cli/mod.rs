@@ -111,7 +111,17 @@ impl Context {
 
 /// The whole program.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() => {
+            let text = error.to_string();
+            eprint!("netpath: {}", text.strip_prefix("error: ").unwrap_or(&text));
+            // Like most programs that are used wrongly.
+            return ExitCode::from(2);
+        }
+        // --help and --version.
+        Err(error) => error.exit(),
+    };
     let default = if matches!(cli.verb, Verb::Agent(_)) {
         "info"
     } else {

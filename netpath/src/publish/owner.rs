@@ -22,6 +22,8 @@ pub enum Holder {
     ClosingConnections,
     /// A container of this agent.
     Container(String),
+    /// The same request: it names the port twice.
+    Itself,
 }
 
 impl fmt::Display for Holder {
@@ -32,6 +34,7 @@ impl fmt::Display for Holder {
                 f.write_str("by closing connections of an earlier process, try in a minute")
             }
             Self::Container(name) => write!(f, "by container {name}"),
+            Self::Itself => f.write_str("by this container itself, it is published twice"),
         }
     }
 }

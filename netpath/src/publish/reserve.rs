@@ -125,7 +125,7 @@ pub fn reserve_all(
     ephemeral: &mut EphemeralPorts,
     holder: &dyn Fn(&Binding) -> Option<String>,
 ) -> Result<Vec<Reservation>> {
-    let mut reservations = Vec::new();
+    let mut reservations: Vec<Reservation> = Vec::new();
     for mapping in mappings {
         let addresses = addresses(mapping, (v4, v6), host)?;
         reservations.extend(match mapping.host {
@@ -140,7 +140,13 @@ pub fn reserve_all(
                         snat.1
                     )));
                 }
-                first_free(mapping, &addresses, low, high, holder)?
+                let known = |binding: &Binding| {
+                    if reservations.iter().any(|held| held.binding.collides(binding)) {
+                        return Some(Holder::Itself);
+                    }
+                    holder(binding).map(Holder::Container)
+                };
+                first_free(mapping, &addresses, low, high, &known)?
             }
         });
     }
@@ -201,16 +207,14 @@ fn first_free(
     addresses: &[IpAddr],
     low: u16,
     high: u16,
-    holder: &dyn Fn(&Binding) -> Option<String>,
+    known: &dyn Fn(&Binding) -> Option<Holder>,
 ) -> Result<Vec<Reservation>> {
     for port in low..=high {
         match try_port(mapping, addresses, port) {
             Ok(reservations) => return Ok(reservations),
             Err((_, error)) if in_use(&error) && port < high => {}
             Err((binding, error)) if in_use(&error) => {
-                let holder = holder(&binding)
-                    .map(Holder::Container)
-                    .or_else(|| find_holder(binding.proto, binding.host_ip, port));
+                let holder = known(&binding).or_else(|| find_holder(binding.proto, binding.host_ip, port));
                 let by = holder
                     .map(|holder| format!(" {holder}"))
                     .unwrap_or_default();
