@@ -183,6 +183,10 @@ impl Inside {
             // A namespace of somebody else has the loopback that its owner wants.
             if self.own {
                 netlink.set_up(find("lo")?).await?;
+                // As in Docker's containers: programs need no privilege for the ports of
+                // a namespace of their own, nor for ping.
+                sysctl::set("ipv4/ip_unprivileged_port_start", "0")?;
+                sysctl::set("ipv4/ping_group_range", "0 2147483647")?;
             }
             let index = find(INTERFACE)?;
             let settings: &[(&str, &str)] = if self.v6 {

@@ -76,18 +76,19 @@ impl Agent {
                 return self.finish(held, record, code).await;
             }
         };
-        let netns = self.open_netns(&record);
-        if netns.is_none() && !record.is_own() {
-            log::info!("the namespace of {name} is gone, it is detached");
-            return self.drop_container(held, &record).await;
-        }
         let Some(endpoint) = &record.endpoint else {
             return Ok(());
         };
         let link = self.netlink.link(&endpoint.device).await?;
         if link.is_some_and(|link| link.is_ours() && link.index == endpoint.ifindex) {
+            // As long as our end is there, so is the namespace of the other.
             self.add_to_datapath(&self.store.network(&record.network)?, endpoint)?;
         } else {
+            let netns = self.open_netns(&record);
+            if netns.is_none() && !record.is_own() {
+                log::info!("the namespace of {name} is gone, it is detached");
+                return self.drop_container(held, &record).await;
+            }
             log::warn!("the interface of container {name} is gone, making it anew");
             if let Err(error) = self.remake_endpoint(record, netns).await {
                 held.beyond_repair.insert(name.clone());

@@ -141,7 +141,10 @@ pub fn reserve_all(
                     )));
                 }
                 let known = |binding: &Binding| {
-                    if reservations.iter().any(|held| held.binding.collides(binding)) {
+                    if reservations
+                        .iter()
+                        .any(|held| held.binding.collides(binding))
+                    {
                         return Some(Holder::Itself);
                     }
                     holder(binding).map(Holder::Container)
@@ -214,7 +217,8 @@ fn first_free(
             Ok(reservations) => return Ok(reservations),
             Err((_, error)) if in_use(&error) && port < high => {}
             Err((binding, error)) if in_use(&error) => {
-                let holder = known(&binding).or_else(|| find_holder(binding.proto, binding.host_ip, port));
+                let holder =
+                    known(&binding).or_else(|| find_holder(binding.proto, binding.host_ip, port));
                 let by = holder
                     .map(|holder| format!(" {holder}"))
                     .unwrap_or_default();
@@ -296,16 +300,22 @@ mod tests {
 
     const SNAT: (u16, u16) = (16_384, 32_767);
 
-    fn reserve(text: &str, families: (bool, bool)) -> Result<Vec<Reservation>> {
+    /// Tests run at the same time: each looks for ports from another `start`.
+    fn reserve_from(start: usize, text: &str, families: (bool, bool)) -> Result<Vec<Reservation>> {
         let mut ephemeral = EphemeralPorts::read(SNAT);
+        ephemeral.next = start;
         reserve_all(&parse(text)?, families, &[], SNAT, &mut ephemeral, &|_| {
             None
         })
     }
 
+    fn reserve(text: &str, families: (bool, bool)) -> Result<Vec<Reservation>> {
+        reserve_from(0, text, families)
+    }
+
     #[test]
     fn the_port_is_really_taken() {
-        let held = reserve("80", (true, true)).unwrap();
+        let held = reserve_from(1000, "80", (true, true)).unwrap();
         assert_eq!(held.len(), 2);
         let port = held[0].binding.host_port;
         assert_eq!(held[1].binding.host_port, port);
@@ -324,6 +334,20 @@ mod tests {
     }
 
     #[test]
+    fn a_port_cannot_be_published_twice() {
+        let free = reserve_from(5000, "80", (true, false)).unwrap()[0]
+            .binding
+            .host_port;
+        let mut mappings = parse(&format!("{free}:80")).unwrap();
+        mappings.extend(parse(&format!("127.0.0.1:{free}:81")).unwrap());
+        let mut ephemeral = EphemeralPorts::read(SNAT);
+        let all = reserve_all(&mappings, (true, true), &[], SNAT, &mut ephemeral, &|_| {
+            None
+        });
+        assert!(all.unwrap_err().to_string().contains("published twice"));
+    }
+
+    #[test]
     fn conflicts_name_the_holder() {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let port = socket.local_addr().unwrap().port();
@@ -338,7 +362,7 @@ mod tests {
 
     #[test]
     fn a_range_gives_the_first_free() {
-        let held = reserve("127.0.0.1::80", (true, false)).unwrap();
+        let held = reserve_from(3000, "127.0.0.1::80", (true, false)).unwrap();
         let port = held[0].binding.host_port;
         let next = reserve(&format!("127.0.0.1:{port}-65535:80"), (true, false)).unwrap();
         assert!(next[0].binding.host_port > port);

@@ -314,7 +314,10 @@ fn address(octets: &[u8]) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
     use std::net::Ipv4Addr;
+
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -363,6 +366,39 @@ mod tests {
                 .to_string()
                 .contains("no container is named b")
         );
+    }
+
+    proptest! {
+        // Each step is a transaction on disk.
+        #![proptest_config(ProptestConfig::with_cases(16))]
+
+        /// However containers come, move and go, an address has one holder, and it is
+        /// leased exactly as long as its holder has it.
+        #[test]
+        fn leases_are_what_containers_hold(
+            steps in proptest::collection::vec((0u8..6, proptest::option::of(0u8..8)), 1..40),
+        ) {
+            let folder = tempfile::tempdir().unwrap();
+            let store = Store::open(folder.path()).unwrap();
+            let mut model: HashMap<String, Ipv4Addr> = HashMap::new();
+            for (which, wanted) in steps {
+                let name = format!("c{which}");
+                let Some(last) = wanted else {
+                    store.remove_container(&name).unwrap();
+                    model.remove(&name);
+                    continue;
+                };
+                let address = Ipv4Addr::new(10, 0, 0, last);
+                let taken = model.iter().any(|(n, a)| *n != name && *a == address);
+                let put = store.put_container(&container(&name, Some(address)));
+                prop_assert_eq!(put.is_err(), taken);
+                if !taken {
+                    model.insert(name, address);
+                }
+                let held: BTreeSet<IpAddr> = model.values().copied().map(IpAddr::V4).collect();
+                prop_assert_eq!(store.leases(7).unwrap(), held);
+            }
+        }
     }
 
     #[test]
