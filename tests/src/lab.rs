@@ -210,6 +210,11 @@ impl Lab {
         ]
     }
 
+    /// Has the agent pin elsewhere than under /sys/fs/bpf.
+    pub fn pin_under(&mut self, folder: PathBuf) {
+        self.bpffs = folder;
+    }
+
     /// What the agent has logged so far.
     pub fn agent_log(&self) -> String {
         fs::read_to_string(self.dir.path().join("agent.log")).unwrap_or_default()

@@ -1,1 +1,6 @@
 //! What the tests of netpath share.
+
+pub mod lab;
+pub mod packets;
+pub mod progrun;
+pub mod verify;

@@ -378,10 +378,9 @@ fn an_agent_without_privileges_is_refused() {
 
 #[test]
 fn a_bpffs_folder_elsewhere_is_refused() {
-    let lab = Lab::without_agent();
-    let mut command = lab.agent_command();
-    let elsewhere = lab.dir().join("not-a-bpffs").display().to_string();
-    command.args(["--bpffs", &elsewhere]);
+    let mut lab = Lab::without_agent();
+    lab.pin_under(lab.dir().join("not-a-bpffs"));
+    let command = lab.agent_command();
     let sentence = run(command).refused();
     assert!(sentence.contains("bpffs"), "{sentence}");
 }
@@ -423,7 +422,7 @@ fn nonsense_on_the_socket_does_not_harm_the_agent() {
         ("/v1/networks", "{"),
         ("/v1/networks", "[]"),
         ("/v1/networks", "{\"name\": 7}"),
-        ("/v1/containers", "\u{0}"),
+        ("/v1/containers", "\u{1}"),
         ("/v1/nothing", "{}"),
         ("/", ""),
     ] {
