@@ -199,6 +199,10 @@ impl Packet {
             next = following;
             l4 += (usize::from(length) + 1) * 8;
         }
+        // Behind more of them a container could hide neighbour discovery from us.
+        if !fragment && (next == IPV6_FRAGMENT || IPV6_SKIPPED.contains(&next)) {
+            return Err(DropReason::Malformed);
+        }
         self.len = frame.len();
         self.end =
             if aggregate { frame.len() } else { (L3 + Ipv6Hdr::LEN) as u32 + payload };

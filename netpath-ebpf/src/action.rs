@@ -62,6 +62,11 @@ fn parse(packet: &mut Packet, linear: &Linear, ether_type: u16) -> Result<(), Dr
 fn open(kernel: &Kernel<'_>) -> Result<(u16, Linear), DropReason> {
     let linear = Linear::of(kernel.ctx, HEADERS_V4);
     let ether_type: u16 = linear.load(offset_of!(EthHdr, ether_type))?;
+    // The tag would stay on a packet that we redirect: a container could choose the VLAN in
+    // which it leaves the host.
+    if kernel.vlan_tagged() {
+        return Err(DropReason::UnknownEtherType);
+    }
     let v6 = ether_type == ETH_IPV6;
     Ok((ether_type, if v6 { Linear::of(kernel.ctx, HEADERS_V6) } else { linear }))
 }
@@ -83,6 +88,7 @@ pub fn container(kernel: &Kernel<'_>) -> Result<Outcome, DropReason> {
     let packet = kernel.packet(veth.network)?;
     parse(packet, &linear, ether_type)?;
     if packet.ip_proto == IpProto::Ipv6Icmp as u8
+        && ether_type == ETH_IPV6
         && let Some(kind) = neighbour::discovery(&linear, packet)?
     {
         return answered(neighbour::handle_discovery(kernel, veth, packet, kind));

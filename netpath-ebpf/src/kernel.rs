@@ -53,6 +53,13 @@ impl<'a> Kernel<'a> {
         unsafe { (*self.ctx.skb.skb).ingress_ifindex }
     }
 
+    /// Whether the packet has a VLAN tag, which the kernel keeps outside of the frame.
+    #[inline(always)]
+    pub fn vlan_tagged(&self) -> bool {
+        // SAFETY: as above.
+        unsafe { (*self.ctx.skb.skb).vlan_present != 0 }
+    }
+
     /// What eth_type_trans() made of the destination MAC (`PACKET_HOST` is 0).
     #[inline(always)]
     pub fn packet_type(&self) -> u32 {

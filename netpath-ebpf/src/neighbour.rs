@@ -156,7 +156,7 @@ fn try_discovery(
         return Err(DropReason::Malformed);
     }
     let headers = L3 + Ipv6Hdr::LEN;
-    if (packet.len as usize) < headers + SOLICITATION * 4 {
+    if (packet.end as usize) < headers + SOLICITATION * 4 {
         return Err(DropReason::Malformed);
     }
     // Room for the target's link-layer address, and for no other option.
@@ -169,6 +169,10 @@ fn try_discovery(
     }
     let linear = Linear::of(kernel.ctx, (headers + body) as u32);
     let mut words: [u32; ADVERTISEMENT] = linear.load(headers)?;
+    let [_, code, ..] = words[0].to_ne_bytes();
+    if code != 0 {
+        return Err(DropReason::Malformed);
+    }
     let target = Addr::from_words([words[2], words[3], words[4], words[5]]);
     let (mac, gateway) = resolve(kernel, veth, &target).ok_or(DropReason::NoSuchNeighbour)?;
     let asker = &packet.tuple.src;

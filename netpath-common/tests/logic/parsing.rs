@@ -86,10 +86,12 @@ fn ports_are_found_behind_extension_headers() {
             assert_understood(&frame, &sample);
         }
     }
-    // More than honest traffic has: not looked into, so never a flow.
-    let mut frame = Sample::new(V6.a, V6.remote, L4::Udp(1, 2)).bytes();
-    insert_extensions(&mut frame, &[0, 60, 60, 60, 60]);
-    assert_eq!(parse_all(&frame).unwrap().transport, Transport::Other);
+    // More than honest traffic has: what is behind them would be hidden from us.
+    for chain in [[0, 60, 60, 60, 60], [60, 60, 60, 60, 44], [43; 5]] {
+        let mut frame = Sample::new(V6.a, V6.remote, L4::Udp(1, 2)).bytes();
+        insert_extensions(&mut frame, &chain);
+        assert_eq!(parse_all(&frame).err(), Some(DropReason::Malformed), "{chain:?}");
+    }
 }
 
 #[test]
