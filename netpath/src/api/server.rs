@@ -5,9 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Result, anyhow};
 use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{
-    DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query, Request, State,
-};
+use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query, Request, State};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
@@ -171,7 +169,10 @@ async fn create_network(State(agent): Shared, Body(new): Body<CreateNetwork>) ->
     to_the_end(async move { agent.create_network(new).await }).await
 }
 
-async fn remove_network(State(agent): Shared, Checked(Path(name)): Checked<Path<String>>) -> Answer {
+async fn remove_network(
+    State(agent): Shared,
+    Checked(Path(name)): Checked<Path<String>>,
+) -> Answer {
     to_the_end(async move { agent.remove_network(&name).await }).await
 }
 
@@ -181,7 +182,10 @@ struct ListQuery {
     all: bool,
 }
 
-async fn containers(State(agent): Shared, Checked(Query(query)): Checked<Query<ListQuery>>) -> Answer {
+async fn containers(
+    State(agent): Shared,
+    Checked(Query(query)): Checked<Query<ListQuery>>,
+) -> Answer {
     answer(agent.list_containers(query.all))
 }
 
@@ -209,7 +213,11 @@ async fn exited(
     to_the_end(async move { agent.exited(&name, Some(body.code)).await }).await
 }
 
-async fn stop(State(agent): Shared, Checked(Path(name)): Checked<Path<String>>, Body(body): Body<Stop>) -> Answer {
+async fn stop(
+    State(agent): Shared,
+    Checked(Path(name)): Checked<Path<String>>,
+    Body(body): Body<Stop>,
+) -> Answer {
     to_the_end(async move { agent.stop(&name, body.timeout).await }).await
 }
 
