@@ -36,20 +36,35 @@ impl std::error::Error for Problem {}
 
 /// An error of kind [`Kind::Invalid`].
 pub fn invalid(message: impl Into<String>) -> anyhow::Error {
-    Problem { kind: Kind::Invalid, message: message.into() }.into()
+    Problem {
+        kind: Kind::Invalid,
+        message: message.into(),
+    }
+    .into()
 }
 
 /// An error of kind [`Kind::NotFound`].
 pub fn not_found(message: impl Into<String>) -> anyhow::Error {
-    Problem { kind: Kind::NotFound, message: message.into() }.into()
+    Problem {
+        kind: Kind::NotFound,
+        message: message.into(),
+    }
+    .into()
 }
 
 /// An error of kind [`Kind::Conflict`].
 pub fn conflict(message: impl Into<String>) -> anyhow::Error {
-    Problem { kind: Kind::Conflict, message: message.into() }.into()
+    Problem {
+        kind: Kind::Conflict,
+        message: message.into(),
+    }
+    .into()
 }
 
 /// Whose mistake `error` is; `None` for trouble of our own.
 pub fn kind_of(error: &anyhow::Error) -> Option<Kind> {
-    error.chain().find_map(|cause| cause.downcast_ref::<Problem>()).map(|problem| problem.kind)
+    error
+        .chain()
+        .find_map(|cause| cause.downcast_ref::<Problem>())
+        .map(|problem| problem.kind)
 }
