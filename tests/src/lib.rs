@@ -4,3 +4,4 @@ pub mod lab;
 pub mod packets;
 pub mod progrun;
 pub mod verify;
+pub mod wire;

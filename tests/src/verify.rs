@@ -97,3 +97,24 @@ pub fn advertisement(frame: &[u8]) -> Option<Advertisement> {
         body: headers.payload.slice().to_vec(),
     })
 }
+
+/// Sets the UDP checksum of a frame to what etherparse computes. False if that is not UDP.
+pub fn fix_udp(frame: &mut [u8]) -> bool {
+    let Ok(headers) = PacketHeaders::from_ethernet_slice(frame) else {
+        return false;
+    };
+    let Some(TransportHeader::Udp(udp)) = headers.transport else {
+        return false;
+    };
+    let payload = headers.payload.slice();
+    let (sum, at) = match &headers.net {
+        Some(NetHeaders::Ipv4(ip, _)) => {
+            (udp.calc_checksum_ipv4(ip, payload), 14 + ip.header_len())
+        }
+        Some(NetHeaders::Ipv6(ip, _)) => (udp.calc_checksum_ipv6(ip, payload), 14 + 40),
+        _ => return false,
+    };
+    let Ok(sum) = sum else { return false };
+    frame[at + 6..at + 8].copy_from_slice(&sum.to_be_bytes());
+    true
+}

@@ -90,7 +90,11 @@ fn ports_are_found_behind_extension_headers() {
     for chain in [[0, 60, 60, 60, 60], [60, 60, 60, 60, 44], [43; 5]] {
         let mut frame = Sample::new(V6.a, V6.remote, L4::Udp(1, 2)).bytes();
         insert_extensions(&mut frame, &chain);
-        assert_eq!(parse_all(&frame).err(), Some(DropReason::Malformed), "{chain:?}");
+        assert_eq!(
+            parse_all(&frame).err(),
+            Some(DropReason::Malformed),
+            "{chain:?}"
+        );
     }
 }
 

@@ -114,6 +114,18 @@ fn only_what_is_published_gets_in() {
 }
 
 #[test]
+fn a_port_of_loopback_is_not_reached_from_outside() {
+    for (src, dst, family) in [(V4.remote, "127.0.0.1", V4), (V6.remote, "::1", V6)] {
+        let model = Model::new();
+        model.publish(Proto::Tcp, dst, 8080, family.a, 80);
+        model.publish(Proto::Tcp, family.any, 8080, family.a, 80);
+        let frame = Sample::new(src, dst, L4::Tcp(50_000, 8080, SYN)).bytes();
+        assert_eq!(model.outside_sends(&frame), Ok(Outcome::Host));
+        assert_eq!(model.flows.len(), 0);
+    }
+}
+
+#[test]
 fn stray_packets_make_no_state_and_are_the_hosts() {
     for family in FAMILIES {
         let model = Model::new();

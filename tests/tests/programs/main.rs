@@ -1,0 +1,10 @@
+//! Each program over crafted frames, in the kernel. Needs root.
+
+mod container;
+mod fuzz;
+mod gateway;
+mod malformed;
+mod maps;
+mod masquerade;
+mod neighbour;
+mod published;
