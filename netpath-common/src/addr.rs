@@ -13,7 +13,6 @@ pub struct Addr {
     pub octets: [u8; 16],
 }
 
-
 /// The third word of a mapped IPv4 address.
 const MAPPED: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
 
@@ -43,14 +42,16 @@ impl Addr {
     #[inline(always)]
     pub const fn from_words(words: [u32; 4]) -> Self {
         // SAFETY: integers of the same total size; no bit pattern is invalid.
-        Self { octets: unsafe { core::mem::transmute::<[u32; 4], [u8; 16]>(words) } }
+        let octets = unsafe { core::mem::transmute::<[u32; 4], [u8; 16]>(words) };
+        Self { octets }
     }
 
     /// An address from two words in memory order.
     #[inline(always)]
     pub const fn from_halves(halves: [u64; 2]) -> Self {
         // SAFETY: as in `from_words`.
-        Self { octets: unsafe { core::mem::transmute::<[u64; 2], [u8; 16]>(halves) } }
+        let octets = unsafe { core::mem::transmute::<[u64; 2], [u8; 16]>(halves) };
+        Self { octets }
     }
 
     /// The address as four words in memory order (not numbers: only for copying, comparing
@@ -91,7 +92,11 @@ impl Addr {
     /// The wildcard of this address's family.
     #[inline(always)]
     pub fn wildcard(&self) -> Self {
-        if self.is_v4() { Self::UNSPECIFIED_V4 } else { Self::UNSPECIFIED }
+        if self.is_v4() {
+            Self::UNSPECIFIED_V4
+        } else {
+            Self::UNSPECIFIED
+        }
     }
 
     /// Multicast of either family (224/4, ff00::/8) or the IPv4 limited broadcast.
@@ -101,6 +106,17 @@ impl Addr {
             self.octets[12] >= 224 && (self.octets[12] < 240 || self.v4_octets() == [255; 4])
         } else {
             self.octets[0] == 0xff
+        }
+    }
+
+    /// An address of the host to itself (127.0.0.0/8, ::1).
+    #[inline(always)]
+    pub fn is_loopback(&self) -> bool {
+        if self.is_v4() {
+            self.octets[12] == 127
+        } else {
+            let [a, b] = self.words();
+            a == 0 && b == 1u64.to_be()
         }
     }
 
@@ -268,8 +284,24 @@ mod tests {
         for group in ["224.0.0.1", "239.255.255.255", "255.255.255.255", "ff02::1"] {
             assert!(addr(group).is_group(), "{group}");
         }
-        for single in ["223.255.255.255", "240.0.0.1", "10.0.0.255", "fe80::1", "::"] {
+        for single in [
+            "223.255.255.255",
+            "240.0.0.1",
+            "10.0.0.255",
+            "fe80::1",
+            "::",
+        ] {
             assert!(!addr(single).is_group(), "{single}");
+        }
+    }
+
+    #[test]
+    fn loopback_of_both_families() {
+        for own in ["127.0.0.1", "127.255.255.255", "::1"] {
+            assert!(addr(own).is_loopback(), "{own}");
+        }
+        for other in ["126.0.0.1", "128.0.0.1", "::", "::2", "1::1", "::127.0.0.1"] {
+            assert!(!addr(other).is_loopback(), "{other}");
         }
     }
 

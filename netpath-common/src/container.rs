@@ -81,7 +81,9 @@ fn try_begin<E: Env>(
     env.with_scratch(|Scratch { opening, flow }| {
         env.route(veth.gateway_ifindex, &key.src, &key.dst, &mut opening.route)?;
         env.uplinks()
-            .with(&opening.route.ifindex, |uplink| opening.src = uplink.snat_addr(&key.dst))
+            .with(&opening.route.ifindex, |uplink| {
+                opening.src = uplink.snat_addr(&key.dst)
+            })
             .ok_or(DropReason::NotAnUplink)?;
         if opening.src.is_unspecified() {
             return Err(DropReason::NoSnatAddress);

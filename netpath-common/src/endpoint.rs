@@ -18,7 +18,11 @@ impl EndpointKey {
     /// The key of an address in a network.
     #[inline(always)]
     pub const fn new(network: u16, addr: Addr) -> Self {
-        Self { addr, network, reserved: [0; 6] }
+        Self {
+            addr,
+            network,
+            reserved: [0; 6],
+        }
     }
 }
 

@@ -8,11 +8,7 @@ use crate::reason::DropReason;
 /// Finds the container. `forwarded` says that the host did not make the packet itself
 /// but passes it on for somebody else, who has no business with a container's address.
 #[inline(always)]
-pub fn deliver<E: Env>(
-    env: &E,
-    packet: &Packet,
-    forwarded: bool,
-) -> Result<Endpoint, DropReason> {
+pub fn deliver<E: Env>(env: &E, packet: &Packet, forwarded: bool) -> Result<Endpoint, DropReason> {
     let dst = &packet.tuple.dst;
     if dst.is_group() {
         return Err(DropReason::Multicast);

@@ -19,7 +19,9 @@ pub fn remove_if_idle<E: Env>(env: &E, key: &Tuple) -> bool {
     };
     // The other half counts only if it belongs to this one.
     let other_seen = flows
-        .with(&other_key, |other| (other.other_key(&other_key) == *key).then_some(other.last_seen))
+        .with(&other_key, |other| {
+            (other.other_key(&other_key) == *key).then_some(other.last_seen)
+        })
         .flatten();
     let last_seen = last_seen.max(other_seen.unwrap_or(0));
     let idle = env.now().saturating_sub(last_seen);

@@ -157,7 +157,11 @@ impl Packet {
         self.tuple.src = Addr::v4(src.to_ne_bytes());
         self.tuple.dst = Addr::v4(dst.to_ne_bytes());
         self.len = frame.len();
-        self.end = if whole { L3 as u32 + u32::from(total) } else { frame.len() };
+        self.end = if whole {
+            L3 as u32 + u32::from(total)
+        } else {
+            frame.len()
+        };
         self.l4 = L3 as u16 + header_len;
         self.ip_proto = proto;
         self.ttl = ttl;
@@ -204,8 +208,11 @@ impl Packet {
             return Err(DropReason::Malformed);
         }
         self.len = frame.len();
-        self.end =
-            if aggregate { frame.len() } else { (L3 + Ipv6Hdr::LEN) as u32 + payload };
+        self.end = if aggregate {
+            frame.len()
+        } else {
+            (L3 + Ipv6Hdr::LEN) as u32 + payload
+        };
         self.l4 = l4 as u16;
         self.ip_proto = next;
         self.ttl = hops;
@@ -234,7 +241,9 @@ impl Packet {
             self.transport = Transport::Fragment;
             return Ok(());
         }
-        let Some(proto) = Proto::from_number(self.ip_proto) else { return Ok(()) };
+        let Some(proto) = Proto::from_number(self.ip_proto) else {
+            return Ok(());
+        };
         // ICMP over IPv6 and ICMPv6 over IPv4 mean nothing.
         let v4 = self.tuple.dst.is_v4();
         if (proto == Proto::Icmp && !v4) || (proto == Proto::Icmpv6 && v4) {

@@ -21,7 +21,12 @@ impl PortKey {
     /// The key of a port at an address.
     #[inline(always)]
     pub const fn new(proto: Proto, addr: Addr, port: u16) -> Self {
-        Self { addr, port, proto, reserved: [0; 5] }
+        Self {
+            addr,
+            port,
+            proto,
+            reserved: [0; 5],
+        }
     }
 }
 

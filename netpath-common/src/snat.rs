@@ -70,8 +70,10 @@ pub fn open<E: Env>(
     flow.new_src_port = opening.src_port;
     flow.new_dst_port = opening.dst_port;
     flow.addr_diff = addr_diff([&key.src, &key.dst], [&opening.src, &opening.dst]);
-    flow.port_diff =
-        port_diff([key.src_port, key.dst_port], [opening.src_port, opening.dst_port]);
+    flow.port_diff = port_diff(
+        [key.src_port, key.dst_port],
+        [opening.src_port, opening.dst_port],
+    );
     flow.other_network = opening.network;
     flow.direction = Direction::Original;
     direct(flow, opening, opening.kind == FlowKind::Published);
@@ -179,8 +181,16 @@ fn reserve<E: Env>(
     // A client from outside keeps its port even if we would not have given it.
     let keep = opening.kind == FlowKind::Published || (min <= wish && wish <= max);
     let next = ((u64::from(env.random()) * u64::from(span)) >> 32) as u32;
-    let mut search =
-        Search { env, key, opening, flow, next, span, keep, found: Found::Nothing };
+    let mut search = Search {
+        env,
+        key,
+        opening,
+        flow,
+        next,
+        span,
+        keep,
+        found: Found::Nothing,
+    };
     // A range smaller than the number of tries is walked through once.
     env.repeat(TRIES.min(span + u32::from(keep)), &mut search);
     match search.found {
@@ -196,7 +206,11 @@ impl<E: Env> Repeat for Search<'_, E> {
         let opening = &mut *self.opening;
         if attempt > 0 || !self.keep {
             opening.src_port = opening.port_min.wrapping_add(self.next as u16);
-            self.next = if self.next + 1 >= self.span { 0 } else { self.next + 1 };
+            self.next = if self.next + 1 >= self.span {
+                0
+            } else {
+                self.next + 1
+            };
         }
         let proto = self.key.proto;
         if opening.kind == FlowKind::Masquerade && is_published(self.env, opening, proto) {
@@ -232,8 +246,13 @@ fn is_published<E: Env>(env: &E, opening: &Opening, proto: Proto) -> bool {
     if proto != Proto::Tcp && proto != Proto::Udp {
         return false;
     }
-    env.ports().contains(&PortKey::new(proto, opening.src, opening.src_port))
-        || env.ports().contains(&PortKey::new(proto, opening.src.wildcard(), opening.src_port))
+    env.ports()
+        .contains(&PortKey::new(proto, opening.src, opening.src_port))
+        || env.ports().contains(&PortKey::new(
+            proto,
+            opening.src.wildcard(),
+            opening.src_port,
+        ))
 }
 
 /// The ports that a protocol's masqueraded flows may have. Echo identifiers are no

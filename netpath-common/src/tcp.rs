@@ -60,7 +60,11 @@ mod tests {
         for (o, r, expected) in steps {
             original |= o;
             reply |= r;
-            assert_eq!(state(original, reply), expected, "after {original:#x}/{reply:#x}");
+            assert_eq!(
+                state(original, reply),
+                expected,
+                "after {original:#x}/{reply:#x}"
+            );
         }
     }
 

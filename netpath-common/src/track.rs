@@ -59,9 +59,9 @@ pub fn follow_or_begin<E: Env>(
     match begin() {
         Begun::Host => Ok(Verdict::Host),
         // Somebody else can only have removed it together with its container.
-        Begun::Flow => {
-            follow(env, packet).unwrap_or(Err(DropReason::StaleFlow)).map(|()| Verdict::Sent)
-        }
+        Begun::Flow => follow(env, packet)
+            .unwrap_or(Err(DropReason::StaleFlow))
+            .map(|()| Verdict::Sent),
         Begun::Drop(reason) => Err(reason),
     }
 }
@@ -71,7 +71,9 @@ pub fn follow_or_begin<E: Env>(
 fn follow<E: Env>(env: &E, packet: &Packet) -> Option<Result<(), DropReason>> {
     let key = &packet.tuple;
     let mut rest = Rest::Nothing;
-    let sent = env.flows().with(key, |flow| step(env, packet, flow, &mut rest))?;
+    let sent = env
+        .flows()
+        .with(key, |flow| step(env, packet, flow, &mut rest))?;
     match rest {
         Rest::Nothing => Some(sent),
         Rest::Settle => {
@@ -127,8 +129,16 @@ fn touch<E: Env>(env: &E, packet: &Packet, flow: &mut Flow) {
 /// address would be wrong: such a flow stays where it is until it ends.
 #[inline(always)]
 fn refresh_route<E: Env>(env: &E, flow: &mut Flow) {
-    let mut route = Route { next_hop: Addr::UNSPECIFIED, ifindex: 0 };
-    let found = env.route(flow.gateway_ifindex, &flow.new_src, &flow.new_dst, &mut route);
+    let mut route = Route {
+        next_hop: Addr::UNSPECIFIED,
+        ifindex: 0,
+    };
+    let found = env.route(
+        flow.gateway_ifindex,
+        &flow.new_src,
+        &flow.new_dst,
+        &mut route,
+    );
     if found.is_ok() && route.ifindex == flow.ifindex {
         flow.next_hop = route.next_hop;
     }
@@ -161,7 +171,9 @@ fn settle<E: Env>(env: &E, key: &Tuple) {
     }) else {
         return;
     };
-    let Some(other_flags) = flows.with(&other_key, |flow| flow.tcp_flags) else { return };
+    let Some(other_flags) = flows.with(&other_key, |flow| flow.tcp_flags) else {
+        return;
+    };
     let state = match (key.proto, direction) {
         (Proto::Tcp, Direction::Original) => tcp::state(own_flags, other_flags),
         (Proto::Tcp, Direction::Reply) => tcp::state(other_flags, own_flags),

@@ -50,7 +50,17 @@ fn try_begin<E: Env>(env: &E, packet: &Packet) -> Result<Begun, DropReason> {
 /// it forwards.
 #[inline(always)]
 fn published<E: Env>(env: &E, packet: &Packet, opening: &mut Opening) -> bool {
-    let Tuple { dst, dst_port, proto, .. } = &packet.tuple;
+    let Tuple {
+        dst,
+        dst_port,
+        proto,
+        ..
+    } = &packet.tuple;
+    // A port of 127.0.0.1 is for the host's own processes, whatever a neighbour on the link
+    // writes into its packets.
+    if dst.is_loopback() {
+        return false;
+    }
     let mut key = PortKey::new(*proto, *dst, *dst_port);
     if note_target(env, &key, opening) {
         return true;
@@ -83,15 +93,23 @@ fn dial<E: Env>(
         return Err(DropReason::TtlExpired);
     }
     env.endpoints()
-        .with(&EndpointKey::new(opening.network, opening.dst), |endpoint| {
-            opening.slot = endpoint.slot;
-            opening.gateway_ifindex = endpoint.gateway_ifindex;
-            opening.veth = endpoint.ifindex;
-            opening.mac = endpoint.mac;
-            opening.gateway_mac = endpoint.gateway_mac;
-        })
+        .with(
+            &EndpointKey::new(opening.network, opening.dst),
+            |endpoint| {
+                opening.slot = endpoint.slot;
+                opening.gateway_ifindex = endpoint.gateway_ifindex;
+                opening.veth = endpoint.ifindex;
+                opening.mac = endpoint.mac;
+                opening.gateway_mac = endpoint.gateway_mac;
+            },
+        )
         .ok_or(DropReason::UnknownEndpoint)?;
-    env.route(opening.gateway_ifindex, &opening.dst, &key.src, &mut opening.route)?;
+    env.route(
+        opening.gateway_ifindex,
+        &opening.dst,
+        &key.src,
+        &mut opening.route,
+    )?;
     if !env.uplinks().contains(&opening.route.ifindex) {
         return Err(DropReason::NotAnUplink);
     }

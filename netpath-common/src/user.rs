@@ -21,6 +21,19 @@ macro_rules! pod {
 }
 
 pod!(
-    Addr, Config, Count, DropKey, Endpoint, EndpointKey, Flow, HookCounters, HostAddr, Network,
-    PortKey, PortTarget, Tuple, Uplink, Veth,
+    Addr,
+    Config,
+    Count,
+    DropKey,
+    Endpoint,
+    EndpointKey,
+    Flow,
+    HookCounters,
+    HostAddr,
+    Network,
+    PortKey,
+    PortTarget,
+    Tuple,
+    Uplink,
+    Veth,
 );

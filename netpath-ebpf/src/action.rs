@@ -2,7 +2,9 @@
 
 use core::mem::offset_of;
 
-use aya_ebpf::bindings::{BPF_F_INGRESS, TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_redir_neigh};
+use aya_ebpf::bindings::{
+    BPF_F_INGRESS, TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_redir_neigh,
+};
 use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer};
 use aya_log_ebpf::debug;
 use netpath_common::addr::Addr;
@@ -68,7 +70,14 @@ fn open(kernel: &Kernel<'_>) -> Result<(u16, Linear), DropReason> {
         return Err(DropReason::UnknownEtherType);
     }
     let v6 = ether_type == ETH_IPV6;
-    Ok((ether_type, if v6 { Linear::of(kernel.ctx, HEADERS_V6) } else { linear }))
+    Ok((
+        ether_type,
+        if v6 {
+            Linear::of(kernel.ctx, HEADERS_V6)
+        } else {
+            linear
+        },
+    ))
 }
 
 /// The container hook.
@@ -76,7 +85,9 @@ fn open(kernel: &Kernel<'_>) -> Result<(u16, Linear), DropReason> {
 pub fn container(kernel: &Kernel<'_>) -> Result<Outcome, DropReason> {
     let (ether_type, linear) = open(kernel)?;
     let ifindex = kernel.ifindex();
-    let veth = maps::VETHS.get_ptr(ifindex).ok_or(DropReason::UnknownEndpoint)?;
+    let veth = maps::VETHS
+        .get_ptr(ifindex)
+        .ok_or(DropReason::UnknownEndpoint)?;
     // SAFETY: map values stay allocated while the program runs.
     let veth: &Veth = unsafe { &*veth };
     if !veth.mac.is(linear.load(offset_of!(EthHdr, src_addr))?) {
@@ -116,7 +127,9 @@ pub fn container(kernel: &Kernel<'_>) -> Result<Outcome, DropReason> {
 /// The uplink hook. What cannot be parsed is the stack's business.
 #[inline(always)]
 pub fn uplink(kernel: &Kernel<'_>) -> Result<Outcome, DropReason> {
-    let Ok((ether_type, linear)) = open(kernel) else { return Ok(Outcome::Pass) };
+    let Ok((ether_type, linear)) = open(kernel) else {
+        return Ok(Outcome::Pass);
+    };
     let packet = kernel.packet(OUTSIDE)?;
     if parse(packet, &linear, ether_type).is_err() {
         return Ok(Outcome::Pass);
@@ -134,7 +147,9 @@ pub fn uplink(kernel: &Kernel<'_>) -> Result<Outcome, DropReason> {
 #[inline(always)]
 pub fn gateway(kernel: &Kernel<'_>) -> Result<Outcome, DropReason> {
     let (ether_type, linear) = open(kernel)?;
-    let network = maps::NETWORKS.get_ptr(kernel.ifindex()).ok_or(DropReason::UnknownEndpoint)?;
+    let network = maps::NETWORKS
+        .get_ptr(kernel.ifindex())
+        .ok_or(DropReason::UnknownEndpoint)?;
     // SAFETY: map values stay allocated while the program runs.
     let network = unsafe { (*network).id };
     let packet = kernel.packet(network)?;
@@ -144,7 +159,10 @@ pub fn gateway(kernel: &Kernel<'_>) -> Result<Outcome, DropReason> {
     rewrite::macs(kernel.ctx, &endpoint.mac, &endpoint.gateway_mac)?;
     // Not redirect_peer, which works from ingress only.
     // SAFETY: a helper with plain arguments.
-    redirected(unsafe { bpf_redirect(endpoint.ifindex, 0) }, Outcome::ToContainer)
+    redirected(
+        unsafe { bpf_redirect(endpoint.ifindex, 0) },
+        Outcome::ToContainer,
+    )
 }
 
 /// Delivers a packet unchanged into the container behind a host-side veth.
@@ -156,7 +174,10 @@ fn deliver(kernel: &Kernel<'_>, ifindex: u32) -> Result<Outcome, DropReason> {
         let _ = kernel.ctx.change_type(PACKET_HOST);
     }
     // SAFETY: a helper with plain arguments.
-    redirected(unsafe { bpf_redirect_peer(ifindex, 0) }, Outcome::ToContainer)
+    redirected(
+        unsafe { bpf_redirect_peer(ifindex, 0) },
+        Outcome::ToContainer,
+    )
 }
 
 /// Rewrites a packet as its flow says and redirects it.
@@ -211,7 +232,11 @@ fn answered(failure: Option<DropReason>) -> Result<Outcome, DropReason> {
 /// The outcome, if the redirecting helper agreed.
 #[inline(always)]
 fn redirected(result: i64, outcome: Outcome) -> Result<Outcome, DropReason> {
-    if result == i64::from(TC_ACT_REDIRECT) { Ok(outcome) } else { Err(DropReason::RewriteFailed) }
+    if result == i64::from(TC_ACT_REDIRECT) {
+        Ok(outcome)
+    } else {
+        Err(DropReason::RewriteFailed)
+    }
 }
 
 /// Counts what became of the packet and tells the kernel: the only place that does.
@@ -241,14 +266,18 @@ pub fn finish(kernel: &Kernel<'_>, result: Result<Outcome, DropReason>) -> i32 {
 
 #[inline(never)]
 fn count_drop(kernel: &Kernel<'_>, reason: DropReason, len: u32) {
-    let key = DropKey { reason, hook: kernel.hook, reserved: [0; 2] };
-    match maps::DROPS.get_ptr_mut(&key) {
+    let key = DropKey {
+        reason,
+        hook: kernel.hook,
+        reserved: [0; 2],
+    };
+    match maps::DROPS.get_ptr_mut(key) {
         // SAFETY: the record is this CPU's own.
         Some(count) => unsafe { (*count).add(len) },
         None => {
             let mut count = netpath_common::counter::Count::default();
             count.add(len);
-            let _ = maps::DROPS.insert(&key, &count, 0);
+            let _ = maps::DROPS.insert(key, count, 0);
         }
     }
     debug!(

@@ -28,7 +28,11 @@ impl Linear {
 
     #[inline(always)]
     fn as_is(ctx: &TcContext) -> Self {
-        Self { start: ctx.data(), end: ctx.data_end(), len: ctx.len() }
+        Self {
+            start: ctx.data(),
+            end: ctx.data_end(),
+            len: ctx.len(),
+        }
     }
 
     /// A pointer to `T` at `offset`, if it lies within the buffer.

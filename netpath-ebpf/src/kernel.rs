@@ -73,7 +73,9 @@ impl<'a> Kernel<'a> {
     /// None in practice: the verifier wants the question asked.
     #[inline(always)]
     pub fn packet(&self, network: u16) -> Result<&'a mut Packet, DropReason> {
-        let packet = maps::PACKET.get_ptr_mut(0).ok_or(DropReason::RewriteFailed)?;
+        let packet = maps::PACKET
+            .get_ptr_mut(0)
+            .ok_or(DropReason::RewriteFailed)?;
         // SAFETY: the record is this CPU's own, as in `with_scratch`; one packet is at hand at
         // a time, and each hook asks once. The parsers write the rest before anybody reads it;
         // `proto` is the one field for which the map's initial zero would not be valid.
@@ -108,16 +110,20 @@ impl<K, V: Copy, const N: usize, const F: usize> Table<K, V> for Map<'_, HashMap
     fn with<R>(&self, key: &K, f: impl FnOnce(&mut V) -> R) -> Option<R> {
         // SAFETY: map values stay allocated while the program runs. Other CPUs may write the
         // same words; `Table` tells its users so.
-        self.0.get_ptr_mut(key).map(|value| f(unsafe { &mut *value }))
+        self.0
+            .get_ptr_mut(key)
+            .map(|value| f(unsafe { &mut *value }))
     }
 
     #[inline(always)]
     fn insert_new(&self, key: &K, value: &V) -> Result<(), InsertError> {
         const EEXIST: i32 = -17;
-        self.0.insert(key, value, BPF_NOEXIST.into()).map_err(|error| match error {
-            EEXIST => InsertError::Exists,
-            _ => InsertError::Full,
-        })
+        self.0
+            .insert(key, value, BPF_NOEXIST.into())
+            .map_err(|error| match error {
+                EEXIST => InsertError::Exists,
+                _ => InsertError::Full,
+            })
     }
 
     #[inline(always)]
@@ -217,7 +223,9 @@ impl Env for Kernel<'_> {
     fn with_scratch<R>(&self, f: impl FnOnce(&mut Scratch) -> R) -> Option<R> {
         // SAFETY: the record is this CPU's own, and no other program of ours can run on this
         // CPU before this one has ended (bottom halves are off).
-        maps::SCRATCH.get_ptr_mut(0).map(|scratch| f(unsafe { &mut *scratch }))
+        maps::SCRATCH
+            .get_ptr_mut(0)
+            .map(|scratch| f(unsafe { &mut *scratch }))
     }
 }
 

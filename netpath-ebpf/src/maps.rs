@@ -27,8 +27,7 @@ pub static FLOWS: HashMap<Tuple, Flow, 262_144> = HashMap::new();
 
 /// Where an address of a network is.
 #[btf_map(name = "endpoints")]
-pub static ENDPOINTS: HashMap<EndpointKey, Endpoint, ENDPOINT_ADDRS, NO_PREALLOC> =
-    HashMap::new();
+pub static ENDPOINTS: HashMap<EndpointKey, Endpoint, ENDPOINT_ADDRS, NO_PREALLOC> = HashMap::new();
 
 /// Who is behind a host-side veth, by ifindex.
 #[btf_map(name = "veths")]

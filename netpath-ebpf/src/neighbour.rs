@@ -20,7 +20,12 @@ use crate::rewrite;
 /// Length of an ARP packet for IPv4 over Ethernet, in words of 2 bytes.
 const ARP_WORDS: usize = 14;
 /// Hardware type Ethernet, protocol IPv4, address lengths 6 and 4, operation.
-const ARP_REQUEST: [u16; 4] = [1u16.to_be(), 0x0800u16.to_be(), 0x0604u16.to_be(), 1u16.to_be()];
+const ARP_REQUEST: [u16; 4] = [
+    1u16.to_be(),
+    0x0800u16.to_be(),
+    0x0604u16.to_be(),
+    1u16.to_be(),
+];
 const ARP_REPLY: u16 = 2u16.to_be();
 
 /// Router solicitation, the first of the neighbour discovery messages; redirect is the last.
@@ -61,7 +66,9 @@ fn resolve(kernel: &Kernel<'_>, veth: &Veth, addr: &Addr) -> Option<(Mac, bool)>
     }
     kernel
         .endpoints()
-        .with(&EndpointKey::new(veth.network, *addr), |endpoint| endpoint.mac)
+        .with(&EndpointKey::new(veth.network, *addr), |endpoint| {
+            endpoint.mac
+        })
         .map(|mac| (mac, false))
 }
 
@@ -118,7 +125,9 @@ pub fn discovery(linear: &Linear, packet: &Packet) -> Result<Option<u8>, DropRea
     // Type, code and checksum. (A single byte at an offset that is not constant would be
     // compared in a way that the verifier does not follow.)
     let [kind, ..]: [u8; 4] = linear.load(packet.transport_offset())?;
-    Ok((FIRST_DISCOVERY..=LAST_DISCOVERY).contains(&kind).then_some(kind))
+    Ok((FIRST_DISCOVERY..=LAST_DISCOVERY)
+        .contains(&kind)
+        .then_some(kind))
 }
 
 /// Answers a neighbour solicitation; the reason if that could not be. Other discovery
@@ -143,7 +152,11 @@ fn try_discovery(
 ) -> Result<(), DropReason> {
     if kind != NEIGHBOUR_SOLICITATION {
         let group = packet.tuple.dst.is_group();
-        return Err(if group { DropReason::Multicast } else { DropReason::SpoofedSource });
+        return Err(if group {
+            DropReason::Multicast
+        } else {
+            DropReason::SpoofedSource
+        });
     }
     // Duplicate address detection: our addresses are handed out by the agent, no clash.
     if packet.tuple.src.is_unspecified() {
@@ -162,8 +175,7 @@ fn try_discovery(
     // Room for the target's link-layer address, and for no other option.
     let body = ADVERTISEMENT * 4;
     // SAFETY: the context is the program's own.
-    let cut =
-        unsafe { bpf_skb_change_tail(kernel.ctx.skb.skb, (headers + body) as u32, 0) };
+    let cut = unsafe { bpf_skb_change_tail(kernel.ctx.skb.skb, (headers + body) as u32, 0) };
     if cut != 0 {
         return Err(DropReason::RewriteFailed);
     }
@@ -177,8 +189,12 @@ fn try_discovery(
     let (mac, gateway) = resolve(kernel, veth, &target).ok_or(DropReason::NoSuchNeighbour)?;
     let asker = &packet.tuple.src;
     words[0] = u32::from_ne_bytes([NEIGHBOUR_ADVERTISEMENT, 0, 0, 0]);
-    words[1] =
-        u32::from_ne_bytes([SOLICITED | OVERRIDE | if gateway { ROUTER } else { 0 }, 0, 0, 0]);
+    words[1] = u32::from_ne_bytes([
+        SOLICITED | OVERRIDE | if gateway { ROUTER } else { 0 },
+        0,
+        0,
+        0,
+    ]);
     let [a, b, c] = mac.words();
     let option = u16::from_ne_bytes([TARGET_LINK_ADDRESS, 1]);
     // SAFETY: integers of the same total size.

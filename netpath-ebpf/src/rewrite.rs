@@ -112,5 +112,7 @@ fn ports(linear: &Linear, packet: &Packet, flow: &Flow) -> Option<()> {
 #[inline(always)]
 pub fn macs(ctx: &TcContext, dst: &Mac, src: &Mac) -> Result<(), DropReason> {
     let ([a, b, c], [d, e, f]) = (dst.words(), src.words());
-    Linear::of(ctx, 0).store(0, [a, b, c, d, e, f]).ok_or(DropReason::RewriteFailed)
+    Linear::of(ctx, 0)
+        .store(0, [a, b, c, d, e, f])
+        .ok_or(DropReason::RewriteFailed)
 }

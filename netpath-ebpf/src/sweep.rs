@@ -15,7 +15,9 @@ pub fn run(kernel: &Kernel<'_>) -> i32 {
     for i in 0..SWEEP_KEYS {
         // The maps may not be touched with pointers into the packet at hand: look anew.
         let linear = Linear::of(kernel.ctx, 0);
-        let Some(key) = key(&linear, i * size_of::<Tuple>()) else { break };
+        let Some(key) = key(&linear, i * size_of::<Tuple>()) else {
+            break;
+        };
         if idle::remove_if_idle(kernel, &key) {
             removed += 1;
         }

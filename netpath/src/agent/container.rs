@@ -133,16 +133,8 @@ impl Agent {
                         .find(collides)
                         .map(|container| container.name.clone())
                 };
-                let snat = self.settings.snat_ports;
                 let reservations = blocking(|| {
-                    reserve_all(
-                        &mappings,
-                        families,
-                        &host,
-                        snat,
-                        &mut held.ephemeral,
-                        &holder,
-                    )
+                    reserve_all(&mappings, families, &host, &mut held.ephemeral, &holder)
                 })?;
                 endpoint.ports = reservations.iter().map(|held| held.binding).collect();
                 Ok((endpoint, reservations))

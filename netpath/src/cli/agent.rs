@@ -21,7 +21,7 @@ pub struct Args {
     #[arg(long, value_name = "FIRST-LAST")]
     snat_ports: Option<String>,
 
-    /// Connections that the flow table can hold [default: 262144]
+    /// Connections that the flow table can hold [default: 131072]
     #[arg(long, value_name = "N")]
     max_flows: Option<u32>,
 

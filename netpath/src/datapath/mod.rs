@@ -96,7 +96,7 @@ impl Datapath {
                 addr4: Addr::UNSPECIFIED,
                 addr6: Addr::UNSPECIFIED,
             };
-            self.tables.uplinks.insert(&ifindex, &none)?;
+            self.tables.uplinks.insert(ifindex, none)?;
         }
         attach::attach(&mut self.programs, &self.bpffs, Hook::Uplink, ifindex)
     }
@@ -124,7 +124,7 @@ impl Datapath {
             addr4: optional(v4),
             addr6: optional(v6),
         };
-        self.tables.uplinks.insert(&ifindex, &uplink)
+        self.tables.uplinks.insert(ifindex, uplink)
     }
 
     /// Makes the given addresses, each with the ifindex of its device, the host's own.
@@ -155,7 +155,7 @@ impl Datapath {
         };
         self.tables
             .networks
-            .insert(&network.gateway_ifindex, &record)?;
+            .insert(network.gateway_ifindex, record)?;
         for subnet in &network.subnets {
             let (addr, bits) = prefix(*subnet);
             self.tables.insert_subnet(addr, bits, network.id)?;
@@ -212,12 +212,12 @@ impl Datapath {
             gateway_mac: Mac::new(spec.gateway_mac),
         };
         self.slots.insert(spec.ifindex, slot);
-        self.tables.veths.insert(&spec.ifindex, &veth)?;
+        self.tables.veths.insert(spec.ifindex, veth)?;
         for addr in [veth.addr4, veth.addr6, veth.link_local] {
             if !addr.is_unspecified() {
                 self.tables
                     .endpoints
-                    .insert(&EndpointKey::new(spec.network, addr), &endpoint)?;
+                    .insert(EndpointKey::new(spec.network, addr), endpoint)?;
             }
         }
         let attached = attach::attach(
@@ -285,7 +285,7 @@ impl Datapath {
             network: veth.network,
             slot: veth.slot,
         };
-        self.tables.ports.insert(&port_key(port), &target)
+        self.tables.ports.insert(port_key(port), target)
     }
 
     /// Takes a published port back.

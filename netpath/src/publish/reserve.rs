@@ -112,8 +112,8 @@ pub fn reserve_binding(binding: Binding) -> io::Result<Reservation> {
 /// Reserves every mapping, or nothing.
 ///
 /// `v4` and `v6` tell which families the container has, `host` which addresses are the
-/// host's, `snat` is the first and last port of masqueraded flows, and `holder` names the
-/// container that has a binding.
+/// host's, and `holder` names the container that has a binding. A port that masqueraded flows
+/// may have, too, is fine: the datapath gives no published port to a new flow.
 ///
 /// # Errors
 /// A sentence about the first mapping that cannot be had.
@@ -121,7 +121,6 @@ pub fn reserve_all(
     mappings: &[Mapping],
     (v4, v6): (bool, bool),
     host: &[IpAddr],
-    snat: (u16, u16),
     ephemeral: &mut EphemeralPorts,
     holder: &dyn Fn(&Binding) -> Option<String>,
 ) -> Result<Vec<Reservation>> {
@@ -131,15 +130,6 @@ pub fn reserve_all(
         reservations.extend(match mapping.host {
             HostPorts::Ephemeral => first_free_ephemeral(mapping, &addresses, ephemeral)?,
             HostPorts::Range(low, high) => {
-                if low <= snat.1 && snat.0 <= high {
-                    return Err(conflict(format!(
-                        "host port {} is inside {}-{}, which masqueraded connections use; \
-                         publish on another port or start the agent with other --snat-ports",
-                        low.max(snat.0),
-                        snat.0,
-                        snat.1
-                    )));
-                }
                 let known = |binding: &Binding| {
                     if reservations
                         .iter()
@@ -304,9 +294,7 @@ mod tests {
     fn reserve_from(start: usize, text: &str, families: (bool, bool)) -> Result<Vec<Reservation>> {
         let mut ephemeral = EphemeralPorts::read(SNAT);
         ephemeral.next = start;
-        reserve_all(&parse(text)?, families, &[], SNAT, &mut ephemeral, &|_| {
-            None
-        })
+        reserve_all(&parse(text)?, families, &[], &mut ephemeral, &|_| None)
     }
 
     fn reserve(text: &str, families: (bool, bool)) -> Result<Vec<Reservation>> {
@@ -341,9 +329,7 @@ mod tests {
         let mut mappings = parse(&format!("{free}:80")).unwrap();
         mappings.extend(parse(&format!("127.0.0.1:{free}:81")).unwrap());
         let mut ephemeral = EphemeralPorts::read(SNAT);
-        let all = reserve_all(&mappings, (true, true), &[], SNAT, &mut ephemeral, &|_| {
-            None
-        });
+        let all = reserve_all(&mappings, (true, true), &[], &mut ephemeral, &|_| None);
         assert!(all.unwrap_err().to_string().contains("published twice"));
     }
 
@@ -373,7 +359,6 @@ mod tests {
         for (text, part) in [
             ("192.0.2.1:8080:80", "not an address of this host"),
             ("[::1]:8080:80", "no IPv6 address"),
-            ("20000:80", "masqueraded"),
         ] {
             let error = reserve(text, (true, false)).unwrap_err().to_string();
             assert!(error.contains(part), "{text}: {error}");
