@@ -201,6 +201,10 @@ impl Packet {
             }
             let [following, length]: [u8; 2] = frame.load(l4)?;
             next = following;
+            // Hop-by-hop options come first or not at all.
+            if next == IPV6_SKIPPED[0] {
+                return Err(DropReason::Malformed);
+            }
             l4 += (usize::from(length) + 1) * 8;
         }
         // Behind more of them a container could hide neighbour discovery from us.
@@ -213,6 +217,9 @@ impl Packet {
         } else {
             (L3 + Ipv6Hdr::LEN) as u32 + payload
         };
+        if l4 as u32 > self.end {
+            return Err(DropReason::Malformed);
+        }
         self.l4 = l4 as u16;
         self.ip_proto = next;
         self.ttl = hops;

@@ -87,9 +87,16 @@ fn ports_are_found_behind_extension_headers() {
         }
     }
     // More than honest traffic has: what is behind them would be hidden from us.
-    for chain in [[0, 60, 60, 60, 60], [60, 60, 60, 60, 44], [43; 5]] {
+    let chains: [&[u8]; 5] = [
+        &[0, 60, 60, 60, 60],
+        &[60, 60, 60, 60, 44],
+        &[43; 5],
+        &[60, 0],
+        &[0, 0],
+    ];
+    for chain in chains {
         let mut frame = Sample::new(V6.a, V6.remote, L4::Udp(1, 2)).bytes();
-        insert_extensions(&mut frame, &chain);
+        insert_extensions(&mut frame, chain);
         assert_eq!(
             parse_all(&frame).err(),
             Some(DropReason::Malformed),

@@ -73,11 +73,18 @@ fn damage(frame: &mut Vec<u8>, random: &mut Random) {
     for _ in 0..1 + random.below(4) {
         let at = 12 + random.below(frame.len() - 12);
         // Headers are the interesting part.
-        let at = if random.below(4) > 0 { at.min(12 + random.below(60)) } else { at };
+        let at = if random.below(4) > 0 {
+            at.min(12 + random.below(60))
+        } else {
+            at
+        };
         match random.below(6) {
             0 | 1 => frame[at] ^= 1 << random.below(8),
             2 => frame[at] = random.below(256) as u8,
-            3 => frame[at] = [0, 1, 4, 5, 6, 17, 43, 44, 58, 60, 0x45, 0x4f, 0x60, 0xff][random.below(14)],
+            3 => {
+                frame[at] =
+                    [0, 1, 4, 5, 6, 17, 43, 44, 58, 60, 0x45, 0x4f, 0x60, 0xff][random.below(14)]
+            }
             4 => {
                 let keep = frame.len() - random.below(frame.len() / 2);
                 frame.truncate(keep.max(55));
@@ -142,7 +149,10 @@ fn damaged_frames_do_no_harm() {
         }
         println!("{runs} frames, {redirected} redirected");
         assert!(runs > 2_000, "only {runs} frames");
-        assert!(redirected > runs / 20, "the damage is too great: {redirected} of {runs}");
+        assert!(
+            redirected > runs / 20,
+            "the damage is too great: {redirected} of {runs}"
+        );
         assert!(redirected < runs, "the damage is too small");
     });
 }

@@ -3,7 +3,7 @@
 use netpath_common::tuple::Proto;
 use netpath_tests::packets::{ETH, L4, SYN, Sample, fix_ipv4_checksum, insert_extensions, ip};
 use netpath_tests::progrun::{
-    Action, At, FAMILIES, Host, MAC_A, MAC_B, V4, V6, from_a, on_host,
+    Action, At, FAMILIES, Family, Host, MAC_A, MAC_B, V4, V6, from_a, on_host,
 };
 
 const KINDS: [L4; 4] = [
@@ -15,7 +15,11 @@ const KINDS: [L4; 4] = [
 
 /// The least that the kernel runs a program on by hand: an IP header.
 fn least(frame: &[u8]) -> usize {
-    if frame[12] == 0x08 { ETH + 20 } else { ETH + 40 }
+    if frame[12] == 0x08 {
+        ETH + 20
+    } else {
+        ETH + 40
+    }
 }
 
 /// Asserts that a frame of the container is dropped as malformed, both to a neighbour and out.
@@ -26,7 +30,7 @@ fn assert_refused(host: &mut Host, frame: &[u8]) {
 }
 
 /// A frame of each kind from the container, with options and extension headers, to `dst`.
-fn frames(dst: impl Fn(&netpath_tests::progrun::Family) -> &'static str) -> Vec<Vec<u8>> {
+fn frames(dst: impl Fn(&Family) -> &'static str) -> Vec<Vec<u8>> {
     let mut all = Vec::new();
     for family in FAMILIES {
         for l4 in KINDS {
@@ -47,11 +51,9 @@ fn frames(dst: impl Fn(&netpath_tests::progrun::Family) -> &'static str) -> Vec<
 #[test]
 fn cut_frames_are_not_redirected_at_any_length() {
     on_host(|host| {
-        for dst in [|f: &netpath_tests::progrun::Family| f.remote, |f| f.b] {
-            for frame in frames(dst) {
-                for len in least(&frame)..frame.len() {
-                    assert_refused(host, &frame[..len]);
-                }
+        for frame in [frames(|f| f.remote), frames(|f| f.b)].concat() {
+            for len in least(&frame)..frame.len() {
+                assert_refused(host, &frame[..len]);
             }
         }
         assert_eq!(host.flows(), []);
@@ -110,9 +112,7 @@ fn lies() -> Vec<(String, Vec<u8>)> {
             add(format!("IHL {ihl}"), &|ip| ip[0] = 0x40 | ihl);
         }
         for version in [0, 1, 2, 3, 5, 6, 7, 15] {
-            add(format!("version {version}"), &|ip| {
-                ip[0] = version << 4 | 5
-            });
+            add(format!("version {version}"), &|ip| ip[0] = version << 4 | 5);
         }
         for len in [0, 1, 19, total + 1, total + 2, 1500, 0xffff] {
             add(format!("total length {len}"), &|ip| {
@@ -202,7 +202,11 @@ fn transport_headers_that_lie_make_no_flow() {
             // An IP packet that ends before its transport header, in a frame that goes on.
             for kind in KINDS {
                 let mut frame = from_a(&Sample::new(family.a, family.remote, kind)).bytes();
-                let (at, least) = if family.a == V4.a { (ETH + 2, 20) } else { (ETH + 4, 0) };
+                let (at, least) = if family.a == V4.a {
+                    (ETH + 2, 20)
+                } else {
+                    (ETH + 4, 0)
+                };
                 for len in least..least + 8u16 {
                     frame[at..at + 2].copy_from_slice(&len.to_be_bytes());
                     fix_ipv4_checksum(&mut frame);

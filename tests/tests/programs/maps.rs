@@ -12,7 +12,7 @@ use netpath_common::tuple::Proto;
 use netpath_tests::lab::eventually;
 use netpath_tests::packets::{L4, Sample, ip};
 use netpath_tests::progrun::{
-    Action, At, FAMILIES, Host, MAC_A, MAC_GATEWAY, Options, SNAT_PORTS, V4, V6, ifindex, on_host,
+    Action, At, FAMILIES, Host, MAC_A, MAC_GATEWAY, Options, SNAT_PORTS, V4, V6, on_host,
     on_host_with, sh, spare_folder,
 };
 use netpath_tests::wire::Wire;
@@ -51,7 +51,13 @@ fn dump(host: &Host, map: &str) -> Vec<Value> {
 fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).expect("the folder");
     let mut names: Vec<String> = entries
-        .map(|entry| entry.expect("an entry").file_name().into_string().expect("text"))
+        .map(|entry| {
+            entry
+                .expect("an entry")
+                .file_name()
+                .into_string()
+                .expect("text")
+        })
         .collect();
     names.sort();
     names
@@ -88,7 +94,10 @@ fn every_pinned_map_has_its_name_and_type_information() {
             let path = host.folder().join(map);
             let show = bpftool(&format!("map show pinned {}", path.display()));
             assert_eq!(show["name"], map);
-            assert!(show["btf_id"].as_u64().is_some_and(|id| id > 0), "{map}: {show}");
+            assert!(
+                show["btf_id"].as_u64().is_some_and(|id| id > 0),
+                "{map}: {show}"
+            );
             // Whatever is in it can be formatted.
             dump(host, map);
         }
@@ -104,7 +113,9 @@ fn operators_read_flows_with_bpftool() {
             let rows = dump(host, "flows");
             let find = |src: &str| {
                 let own = |row: &&Value| printed(&row["key"]["src"]) == octets(src);
-                rows.iter().find(own).unwrap_or_else(|| panic!("no {src} in {rows:?}"))
+                rows.iter()
+                    .find(own)
+                    .unwrap_or_else(|| panic!("no {src} in {rows:?}"))
             };
             let out = find(family.a);
             assert_eq!(printed(&out["key"]["dst"]), octets(family.remote));
@@ -115,12 +126,21 @@ fn operators_read_flows_with_bpftool() {
             let value = &out["value"];
             assert_eq!(printed(&value["new_src"]), octets(family.uplink));
             assert_eq!(value["new_src_port"], port);
-            assert_eq!((&value["packets"], &value["kind"]), (&1.into(), &"Masquerade".into()));
+            assert_eq!(
+                (&value["packets"], &value["kind"]),
+                (&1.into(), &"Masquerade".into())
+            );
             assert_eq!(value["state"], "OneWay");
-            assert_eq!((&value["to"], &value["direction"]), (&"Uplink".into(), &"Original".into()));
+            assert_eq!(
+                (&value["to"], &value["direction"]),
+                (&"Uplink".into(), &"Original".into())
+            );
             assert_eq!(value["ifindex"], host.uplink);
             let back = find(family.remote);
-            assert_eq!((&back["key"]["dst_port"], &back["key"]["network"]), (&port.into(), &0.into()));
+            assert_eq!(
+                (&back["key"]["dst_port"], &back["key"]["network"]),
+                (&port.into(), &0.into())
+            );
             assert_eq!(back["value"]["to"], "Container");
             assert_eq!(back["value"]["ifindex"], host.veths[0]);
         }
@@ -144,14 +164,20 @@ fn operators_read_ports_endpoints_and_drops_with_bpftool() {
         let own = |row: &&Value| printed(&row["key"]["addr"]) == octets(V6.a);
         let row = rows.iter().find(own).expect("container A");
         assert_eq!(row["value"]["ifindex"], host.veths[0]);
-        assert_eq!(printed(&row["value"]["mac"]), Value::from(MAC_A.map(u64::from).to_vec()));
+        assert_eq!(
+            printed(&row["value"]["mac"]),
+            Value::from(MAC_A.map(u64::from).to_vec())
+        );
 
-        let frame = Sample::new(V4.b, V4.a, L4::Udp(1, 2)).macs(MAC_A, MAC_GATEWAY).bytes();
+        let frame = Sample::new(V4.b, V4.a, L4::Udp(1, 2))
+            .macs(MAC_A, MAC_GATEWAY)
+            .bytes();
         host.run(At::Container(0), &frame).dropped("spoofed_source");
-        let rows = dump(host, "drops");
+        // The kernel's own multicast listener reports are dropped at the gateways.
+        let mut rows = dump(host, "drops");
+        rows.retain(|row| row["key"]["hook"] == "Container");
         assert_eq!(rows.len(), 1);
-        let key = &rows[0]["key"];
-        assert_eq!((&key["reason"], &key["hook"]), (&"SpoofedSource".into(), &"Container".into()));
+        assert_eq!(rows[0]["key"]["reason"], "SpoofedSource");
     });
 }
 
@@ -160,7 +186,9 @@ fn the_next_agent_takes_over_what_is_there() {
     on_host(|host| {
         host.publish(Proto::Udp, V4.any, 8080, 0, 80);
         let outside = host.out(&Sample::new(V4.a, V4.remote, L4::Udp(1000, 53)));
-        let frame = Sample::new(V4.b, V4.a, L4::Udp(1, 2)).macs(MAC_A, MAC_GATEWAY).bytes();
+        let frame = Sample::new(V4.b, V4.a, L4::Udp(1, 2))
+            .macs(MAC_A, MAC_GATEWAY)
+            .bytes();
         host.run(At::Container(0), &frame).dropped("spoofed_source");
         let rows = |host: &Host| {
             let flows = host.flows().into_iter().map(|mut row| {
@@ -172,7 +200,7 @@ fn the_next_agent_takes_over_what_is_there() {
                 flows.collect::<Vec<_>>(),
                 datapath.ports().unwrap(),
                 datapath.endpoints().unwrap(),
-                datapath.drops().unwrap(),
+                host.drops("container"),
                 names(&host.folder().join("links")),
             )
         };
@@ -189,15 +217,22 @@ fn the_next_agent_takes_over_what_is_there() {
             host.datapath.add_endpoint(&spec).unwrap();
         }
         assert_eq!(rows(host), before);
-        let addrs = bpftool(&format!("net show dev {}", ifindex("veth1")));
-        let attached = addrs.to_string().matches("np_container").count();
-        assert!(attached <= 1, "attached {attached} times: {addrs}");
         // A new container does not get an old one's slot.
-        let slots: Vec<u32> = host.datapath.endpoints().unwrap().iter().map(|e| e.slot).collect();
+        let slots: Vec<u32> = host
+            .datapath
+            .endpoints()
+            .unwrap()
+            .iter()
+            .map(|e| e.slot)
+            .collect();
         assert_eq!(slots.iter().max(), Some(&2));
         // And what was attached by wire still is: one program, which counts once.
         let seen = host.counter("container", "seen");
-        Wire::open("cont1").send(&Sample::new(V4.a, V4.b, L4::Udp(1, 2)).macs(MAC_A, MAC_A).bytes());
+        Wire::open("cont1").send(
+            &Sample::new(V4.a, V4.b, L4::Udp(1, 2))
+                .macs(MAC_A, MAC_A)
+                .bytes(),
+        );
         eventually("it is counted", || host.counter("container", "seen") > seen);
         assert_eq!(host.counter("container", "seen"), seen + 1);
         // The flow goes on.
@@ -222,7 +257,10 @@ fn what_nobody_owns_any_more_is_removed() {
         host.datapath.retain(&keep).unwrap();
         assert_eq!(host.datapath.ports().unwrap(), []);
         let rows = host.datapath.endpoints().unwrap();
-        assert!(rows.iter().all(|row| row.ifindex == host.veths[1]), "{rows:?}");
+        assert!(
+            rows.iter().all(|row| row.ifindex == host.veths[1]),
+            "{rows:?}"
+        );
         assert_eq!(rows.len(), 3);
         let mut links = vec![
             format!("container-{}", host.veths[1]),
@@ -259,8 +297,14 @@ fn maps_of_another_layout_are_refused_and_left_alone() {
         };
         let error = Datapath::open(&options).err().expect("refused");
         let text = format!("{error:#}");
-        assert!(text.contains("another version") && text.contains("flows"), "{text}");
-        assert_eq!(bpftool(&format!("map show pinned {}", flows.display()))["bytes_value"], 104);
+        assert!(
+            text.contains("another version") && text.contains("flows"),
+            "{text}"
+        );
+        assert_eq!(
+            bpftool(&format!("map show pinned {}", flows.display()))["bytes_value"],
+            104
+        );
     });
 }
 
@@ -269,15 +313,20 @@ fn purging_leaves_nothing() {
     on_host(|host| {
         let folder = host.folder().to_path_buf();
         let wire = Wire::open("cont1");
-        let frame = Sample::new(V4.a, V4.b, L4::Udp(1, 2)).macs(MAC_A, MAC_A).bytes();
+        let frame = Sample::new(V4.a, V4.b, L4::Udp(1, 2))
+            .macs(MAC_A, MAC_A)
+            .bytes();
         wire.send(&frame);
         eventually("it is counted", || host.counter("container", "seen") == 1);
         Datapath::purge(&folder).unwrap();
         assert!(!folder.exists());
-        // Our own descriptors still reach the counters; nothing is attached any more.
-        wire.send(&frame);
-        sleep(Duration::from_millis(100));
-        assert_eq!(host.counter("container", "seen"), 1);
+        // Our own descriptors still reach the counters. The kernel detaches in its own time.
+        eventually("nothing is attached", || {
+            let seen = host.counter("container", "seen");
+            wire.send(&frame);
+            sleep(Duration::from_millis(50));
+            host.counter("container", "seen") == seen
+        });
         // A second time is fine.
         Datapath::purge(&folder).unwrap();
     });
@@ -314,7 +363,10 @@ fn the_sweep_removes_idle_flows_only() {
         assert_eq!((report.entries, report.removed), (12, 2));
         let mut left: Vec<String> = host.flows().into_iter().map(|row| row.source).collect();
         left.sort();
-        assert_eq!(left, ["10.1.0.2:2", "10.1.0.2:3", "[fd01::2]:2", "[fd01::2]:3"]);
+        assert_eq!(
+            left,
+            ["10.1.0.2:2", "10.1.0.2:3", "[fd01::2]:2", "[fd01::2]:3"]
+        );
         // Both halves are gone.
         assert_eq!(dump(host, "flows").len(), 8);
     });
@@ -322,28 +374,43 @@ fn the_sweep_removes_idle_flows_only() {
 
 #[test]
 fn the_sweep_takes_as_many_as_there_are() {
-    on_host_with(Options { max_flows: 512, ..Options::default() }, |host| {
-        for port in 0..400 {
-            host.out(&Sample::new(V6.a, V6.remote, L4::Udp(30_000 + port, 53)));
-        }
-        set_udp_timeouts(host, 0);
-        sleep(Duration::from_millis(1_100));
-        let report = host.sweep();
-        assert_eq!((report.entries, report.removed), (800, 400));
-        assert_eq!(dump(host, "flows").len(), 0);
-    });
+    on_host_with(
+        Options {
+            max_flows: 512,
+            ..Options::default()
+        },
+        |host| {
+            for port in 0..400 {
+                host.out(&Sample::new(V6.a, V6.remote, L4::Udp(30_000 + port, 53)));
+            }
+            set_udp_timeouts(host, 0);
+            sleep(Duration::from_millis(1_100));
+            let report = host.sweep();
+            assert_eq!((report.entries, report.removed), (800, 400));
+            assert_eq!(dump(host, "flows").len(), 0);
+        },
+    );
 }
 
 #[test]
 fn a_programs_own_flow_table_can_be_any_size() {
-    on_host_with(Options { max_flows: 3, ..Options::default() }, |host| {
-        let path = host.folder().join("flows");
-        let show = bpftool(&format!("map show pinned {}", path.display()));
-        assert_eq!(show["max_entries"], 6);
-        for port in 1..=3 {
-            host.out(&Sample::new(V4.a, V4.remote, L4::Udp(port, 53)));
-        }
-        let fourth = Sample::new(V4.a, V4.remote, L4::Udp(4, 53)).macs(MAC_A, MAC_GATEWAY);
-        assert_eq!(host.run(At::Container(0), &fourth.bytes()).action, Action::Drop);
-    });
+    on_host_with(
+        Options {
+            max_flows: 3,
+            ..Options::default()
+        },
+        |host| {
+            let path = host.folder().join("flows");
+            let show = bpftool(&format!("map show pinned {}", path.display()));
+            assert_eq!(show["max_entries"], 6);
+            for port in 1..=3 {
+                host.out(&Sample::new(V4.a, V4.remote, L4::Udp(port, 53)));
+            }
+            let fourth = Sample::new(V4.a, V4.remote, L4::Udp(4, 53)).macs(MAC_A, MAC_GATEWAY);
+            assert_eq!(
+                host.run(At::Container(0), &fourth.bytes()).action,
+                Action::Drop
+            );
+        },
+    );
 }
