@@ -4,6 +4,7 @@ use crate::endpoint::{EndpointKey, Veth};
 use crate::env::{Env, Scratch, Table, Verdict};
 use crate::flow::FlowKind;
 use crate::packet::Packet;
+use crate::publish;
 use crate::reason::DropReason;
 use crate::snat;
 use crate::track::{self, Begun};
@@ -26,10 +27,8 @@ pub fn within_network<E: Env>(
     if dst.is_group() {
         return Err(DropReason::Multicast);
     }
-    if veth.is_gateway(dst) {
-        return Ok(Some(Verdict::Host));
-    }
-    if !veth.on_link(dst) {
+    // The gateway may have published ports.
+    if veth.is_gateway(dst) || !veth.on_link(dst) {
         return Ok(None);
     }
     let key = EndpointKey::new(veth.network, *dst);
@@ -71,18 +70,19 @@ fn try_begin<E: Env>(
     veth_ifindex: u32,
 ) -> Result<Begun, DropReason> {
     let key = &packet.tuple;
-    if env.host_addrs().contains(&key.dst) {
-        return Ok(Begun::Host);
+    if env.host_addrs().contains(&key.dst) || veth.is_gateway(&key.dst) {
+        return dial(env, packet, veth, veth_ifindex);
     }
     if env.network_of(&key.dst).is_some() {
         return Err(DropReason::OtherNetwork);
     }
     packet.may_open()?;
     env.with_scratch(|Scratch { opening, flow }| {
-        env.route(veth.gateway_ifindex, &key.src, &key.dst, &mut opening.route)?;
+        let route = &mut opening.forward.route;
+        env.route(veth.gateway_ifindex, &key.src, &key.dst, route)?;
         env.uplinks()
-            .with(&opening.route.ifindex, |uplink| {
-                opening.src = uplink.snat_addr(&key.dst)
+            .with(&opening.forward.route.ifindex, |uplink| {
+                opening.src = uplink.snat_addr(&key.dst);
             })
             .ok_or(DropReason::NotAnUplink)?;
         if opening.src.is_unspecified() {
@@ -94,12 +94,30 @@ fn try_begin<E: Env>(
         opening.dst_port = key.dst_port;
         opening.network = OUTSIDE;
         (opening.port_min, opening.port_max) = snat::ports(env, key.proto);
-        opening.slot = veth.slot;
         opening.gateway_ifindex = veth.gateway_ifindex;
-        opening.veth = veth_ifindex;
-        opening.mac = veth.mac;
-        opening.gateway_mac = veth.gateway_mac;
+        opening.forward.out(veth.slot);
+        opening.back.back_to(veth, veth_ifindex);
         snat::open(env, packet, opening, flow).map(|()| Begun::Flow)
+    })
+    .unwrap_or(Err(DropReason::RewriteFailed))
+}
+
+/// A packet for an address of the host: for a published port, or for the host itself.
+#[inline(always)]
+fn dial<E: Env>(
+    env: &E,
+    packet: &Packet,
+    veth: &Veth,
+    veth_ifindex: u32,
+) -> Result<Begun, DropReason> {
+    if packet.may_open().is_err() {
+        return Ok(Begun::Host);
+    }
+    env.with_scratch(|Scratch { opening, flow }| {
+        if !publish::find(env, packet, opening) {
+            return Ok(Begun::Host);
+        }
+        publish::dial_from_container(env, packet, veth, veth_ifindex, opening, flow)
     })
     .unwrap_or(Err(DropReason::RewriteFailed))
 }

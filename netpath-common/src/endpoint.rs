@@ -91,6 +91,16 @@ impl Veth {
         !addr.is_unspecified() && (*addr == self.gateway4 || *addr == self.gateway6)
     }
 
+    /// The gateway's address of the family of `addr`.
+    #[inline(always)]
+    pub fn gateway_of(&self, addr: &Addr) -> Addr {
+        if addr.is_v4() {
+            self.gateway4
+        } else {
+            self.gateway6
+        }
+    }
+
     /// Whether the address is on the container's own link.
     #[inline(always)]
     pub fn on_link(&self, addr: &Addr) -> bool {

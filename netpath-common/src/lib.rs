@@ -6,7 +6,7 @@
 //!
 //! * records (what is in the maps): [`addr`], [`tuple`], [`flow`], [`endpoint`],
 //!   [`network`], [`port`], [`counter`], [`config`], [`reason`]
-//! * logic: [`tcp`], [`checksum`], [`snat`], [`track`], and one module a hook:
+//! * logic: [`tcp`], [`checksum`], [`snat`], [`publish`], [`track`], and one module a hook:
 //!   [`container`], [`uplink`], [`gateway`], and [`idle`] for the removal of
 //!   flows that fell silent
 //!
@@ -28,6 +28,7 @@ pub mod idle;
 pub mod network;
 pub mod packet;
 pub mod port;
+pub mod publish;
 pub mod reason;
 pub mod snat;
 pub mod tcp;

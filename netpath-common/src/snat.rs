@@ -2,6 +2,7 @@
 
 use crate::addr::{Addr, Mac};
 use crate::checksum::{addr_diff, port_diff};
+use crate::endpoint::{Endpoint, Veth};
 use crate::env::{Env, InsertError, Repeat, Route, Table};
 use crate::flow::{Direction, Flow, FlowKind, FlowState, Toward};
 use crate::packet::Packet;
@@ -13,6 +14,55 @@ use crate::tuple::{Proto, Tuple};
 /// tries fail once in ten thousand times; more would let one packet hold the CPU.
 pub const TRIES: u32 = 32;
 
+/// Where one direction of a connection goes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Way {
+    /// Device and next hop; of the way into a container, its host-side veth.
+    pub route: Route,
+    /// The endpoint without which this direction makes no sense.
+    pub slot: u32,
+    /// Destination MAC of the way into a container.
+    pub dst_mac: Mac,
+    /// Source MAC of the way into a container.
+    pub src_mac: Mac,
+    /// Which of the two it is.
+    pub to: Toward,
+}
+
+impl Way {
+    /// Into the container of an endpoint.
+    #[inline(always)]
+    pub fn into_container(&mut self, endpoint: &Endpoint) {
+        self.to = Toward::Container;
+        self.route.ifindex = endpoint.ifindex;
+        self.route.next_hop = Addr::UNSPECIFIED;
+        self.slot = endpoint.slot;
+        self.dst_mac = endpoint.mac;
+        self.src_mac = endpoint.gateway_mac;
+    }
+
+    /// Back to the container that sends by `veth`, whose ifindex is given.
+    #[inline(always)]
+    pub fn back_to(&mut self, veth: &Veth, ifindex: u32) {
+        self.to = Toward::Container;
+        self.route.ifindex = ifindex;
+        self.route.next_hop = Addr::UNSPECIFIED;
+        self.slot = veth.slot;
+        self.dst_mac = veth.mac;
+        self.src_mac = veth.gateway_mac;
+    }
+
+    /// Out of the host by the route that has been looked up into `route`, for a container.
+    #[inline(always)]
+    pub fn out(&mut self, slot: u32) {
+        self.to = Toward::Uplink;
+        self.slot = slot;
+        self.dst_mac = Mac::ZERO;
+        self.src_mac = Mac::ZERO;
+    }
+}
+
 /// A connection about to be made.
 ///
 /// Filled field by field: a literal would be put together on the BPF stack first.
@@ -23,8 +73,10 @@ pub struct Opening {
     pub src: Addr,
     /// Destination address after the rewrite.
     pub dst: Addr,
-    /// Way of the packets that go out.
-    pub route: Route,
+    /// Way of the first packet and all that follow it.
+    pub forward: Way,
+    /// Way of the answers.
+    pub back: Way,
     /// Source port after the rewrite: a wish.
     pub src_port: u16,
     /// Destination port after the rewrite.
@@ -37,16 +89,8 @@ pub struct Opening {
     pub port_max: u16,
     /// What made it.
     pub kind: FlowKind,
-    /// The container's slot.
-    pub slot: u32,
     /// The gateway device of the container's network.
     pub gateway_ifindex: u32,
-    /// Host-side veth of the container.
-    pub veth: u32,
-    /// MAC address of the container.
-    pub mac: Mac,
-    /// MAC address of its gateway.
-    pub gateway_mac: Mac,
 }
 
 /// Makes both entries of a connection. Its first packet then takes the same way as all
@@ -76,7 +120,7 @@ pub fn open<E: Env>(
     );
     flow.other_network = opening.network;
     flow.direction = Direction::Original;
-    direct(flow, opening, opening.kind == FlowKind::Published);
+    direct(env, flow, &opening.forward);
     if env.flows().replace(key, flow).is_err() {
         env.flows().remove(&reply_key(opening, key.proto));
         return Err(DropReason::FlowTableFull);
@@ -111,8 +155,6 @@ fn describe_reply<E: Env>(env: &E, packet: &Packet, opening: &Opening, flow: &mu
     flow.new_dst_port = key.src_port;
     flow.addr_diff = addr_diff([&opening.dst, &opening.src], [&key.dst, &key.src]);
     flow.gateway_ifindex = opening.gateway_ifindex;
-    flow.slot = opening.slot;
-    flow.generation = env.generation(opening.slot);
     flow.last_seen = env.now();
     flow.other_network = key.network;
     flow.direction = Direction::Reply;
@@ -124,25 +166,19 @@ fn describe_reply<E: Env>(env: &E, packet: &Packet, opening: &Opening, flow: &mu
     };
     flow.tcp_flags = 0;
     flow.reserved = [0; 1];
-    direct(flow, opening, opening.kind == FlowKind::Masquerade);
+    direct(env, flow, &opening.back);
 }
 
-/// Points an entry into the container or out of the host.
+/// Points an entry the way that its packets go.
 #[inline(always)]
-fn direct(flow: &mut Flow, opening: &Opening, inwards: bool) {
-    if inwards {
-        flow.to = Toward::Container;
-        flow.ifindex = opening.veth;
-        flow.dst_mac = opening.mac;
-        flow.src_mac = opening.gateway_mac;
-        flow.next_hop = Addr::UNSPECIFIED;
-    } else {
-        flow.to = Toward::Uplink;
-        flow.ifindex = opening.route.ifindex;
-        flow.next_hop = opening.route.next_hop;
-        flow.dst_mac = Mac::ZERO;
-        flow.src_mac = Mac::ZERO;
-    }
+fn direct<E: Env>(env: &E, flow: &mut Flow, way: &Way) {
+    flow.to = way.to;
+    flow.ifindex = way.route.ifindex;
+    flow.next_hop = way.route.next_hop;
+    flow.dst_mac = way.dst_mac;
+    flow.src_mac = way.src_mac;
+    flow.slot = way.slot;
+    flow.generation = env.generation(way.slot);
 }
 
 /// The search for a free source port.
