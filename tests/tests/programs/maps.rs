@@ -414,3 +414,19 @@ fn a_programs_own_flow_table_can_be_any_size() {
         },
     );
 }
+
+#[test]
+fn a_device_is_free_as_soon_as_it_is_detached() {
+    on_host(|host| {
+        let (uplink, veth) = (host.uplink, host.veths[0]);
+        let [spec, ..] = host.endpoints();
+        for round in 0..25 {
+            host.datapath.remove_endpoint(veth).unwrap();
+            let again = host.datapath.add_endpoint(&spec);
+            again.unwrap_or_else(|e| panic!("container, round {round}: {e:#}"));
+            host.datapath.detach_uplink(uplink).unwrap();
+            let again = host.datapath.attach_uplink(uplink);
+            again.unwrap_or_else(|e| panic!("uplink, round {round}: {e:#}"));
+        }
+    });
+}
