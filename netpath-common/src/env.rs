@@ -5,6 +5,7 @@ use crate::addr::Addr;
 use crate::config::Config;
 use crate::endpoint::{Endpoint, EndpointKey};
 use crate::flow::Flow;
+use crate::icmp::Quoted;
 use crate::network::{HostAddr, Uplink};
 use crate::packet::Packet;
 use crate::port::{PortKey, PortTarget};
@@ -133,6 +134,17 @@ pub trait Env {
     /// # Errors
     /// [`DropReason::RewriteFailed`], or [`DropReason::TtlExpired`] if there is nothing to lower.
     fn send(&self, packet: &Packet, flow: &Flow) -> Result<(), DropReason>;
+    /// Rewrites the ICMP error at hand, outside and inside, for the flow of the packet that it
+    /// quotes, lowers its time to live and sends it.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    fn send_error(&self, packet: &Packet, quoted: &Quoted, flow: &Flow) -> Result<(), DropReason>;
+    /// Calls `f` with what the ICMP error at hand quotes, read by [`crate::icmp::read`].
+    ///
+    /// # Errors
+    /// As [`crate::icmp::read`].
+    fn quoted<R>(&self, packet: &Packet, f: impl FnOnce(&Quoted) -> R) -> Result<R, DropReason>;
     /// Counts a new flow.
     fn count_new_flow(&self);
     /// Calls `body` up to `times` times, until it says that it has enough. A plain loop

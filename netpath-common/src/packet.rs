@@ -7,6 +7,7 @@ use network_types::tcp::TcpHdr;
 use network_types::udp::UdpHdr;
 
 use crate::addr::Addr;
+use crate::icmp;
 use crate::reason::DropReason;
 use crate::tcp;
 use crate::tuple::{Proto, Tuple};
@@ -60,7 +61,9 @@ pub enum Transport {
     EchoReply,
     /// A part of a fragmented packet.
     Fragment,
-    /// Another protocol, or an ICMP message other than echo.
+    /// An ICMP error, which quotes the packet that caused it.
+    Error,
+    /// Another protocol, or an ICMP message of another kind.
     Other,
 }
 
@@ -293,6 +296,10 @@ impl Packet {
                     Proto::Icmp => (ICMP_ECHO_REQUEST, ICMP_ECHO_REPLY),
                     _ => (ICMPV6_ECHO_REQUEST, ICMPV6_ECHO_REPLY),
                 };
+                if icmp::quotes(proto, kind) {
+                    self.transport = Transport::Error;
+                    return Ok(());
+                }
                 if code != 0 || (kind != request && kind != reply) {
                     return Ok(());
                 }
@@ -333,6 +340,8 @@ impl Packet {
             Transport::Ports if self.tuple.proto != Proto::Tcp || self.opens_tcp() => Ok(()),
             Transport::Ports | Transport::EchoReply => Err(DropReason::NoFlow),
             Transport::Fragment => Err(DropReason::Fragment),
+            // An error about no flow of ours is about nothing that we let out.
+            Transport::Error => Err(DropReason::NoFlow),
             Transport::Other | Transport::Unknown => Err(DropReason::UnsupportedProtocol),
         }
     }

@@ -3,7 +3,8 @@
 use crate::addr::Addr;
 use crate::env::{Env, Route, Table, Verdict};
 use crate::flow::{Direction, Flow, FlowState, Toward};
-use crate::packet::Packet;
+use crate::icmp::{self, Related};
+use crate::packet::{Packet, Transport};
 use crate::reason::DropReason;
 use crate::tcp;
 use crate::tuple::{Proto, Tuple};
@@ -55,6 +56,13 @@ pub fn follow_or_begin<E: Env>(
         && let Some(sent) = follow(env, packet)
     {
         return sent.map(|()| Verdict::Sent);
+    }
+    if packet.transport == Transport::Error {
+        match icmp::relate(env, packet) {
+            Related::Sent => return Ok(Verdict::Sent),
+            Related::Drop(reason) => return Err(reason),
+            Related::Unknown => {}
+        }
     }
     match begin() {
         Begun::Host => Ok(Verdict::Host),

@@ -12,6 +12,7 @@ use netpath_common::counter::DropKey;
 use netpath_common::endpoint::Veth;
 use netpath_common::env::Verdict;
 use netpath_common::flow::{Flow, Toward};
+use netpath_common::icmp::Quoted;
 use netpath_common::packet::{Frame as _, L3, Packet};
 use netpath_common::reason::DropReason;
 use netpath_common::tuple::OUTSIDE;
@@ -187,6 +188,27 @@ pub fn send(kernel: &Kernel<'_>, packet: &Packet, flow: &Flow) -> Result<(), Dro
         return Err(DropReason::TtlExpired);
     }
     rewrite::translate(kernel.ctx, packet, flow)?;
+    redirect(kernel, packet, flow)
+}
+
+/// Rewrites an ICMP error for the flow of the packet that it quotes, and redirects it.
+#[inline(always)]
+pub fn send_error(
+    kernel: &Kernel<'_>,
+    packet: &Packet,
+    quoted: &Quoted,
+    flow: &Flow,
+) -> Result<(), DropReason> {
+    if packet.ttl <= 1 {
+        return Err(DropReason::TtlExpired);
+    }
+    rewrite::translate_error(kernel.ctx, packet, quoted, flow)?;
+    redirect(kernel, packet, flow)
+}
+
+/// Sends a rewritten packet the way of its flow.
+#[inline(always)]
+fn redirect(kernel: &Kernel<'_>, packet: &Packet, flow: &Flow) -> Result<(), DropReason> {
     let result = match flow.to {
         Toward::Container => {
             rewrite::macs(kernel.ctx, &flow.dst_mac, &flow.src_mac)?;

@@ -4,6 +4,10 @@ use aya_ebpf::programs::TcContext;
 use netpath_common::packet::{Frame, Wire};
 use netpath_common::reason::DropReason;
 
+/// Ethernet, the longest IPv4 header, ICMP, the same of the quoted packet, and the part of a
+/// TCP header that has the checksum: what must lie in one piece of an ICMP error.
+pub const HEADERS_QUOTED: u32 = 14 + 60 + 8 + 60 + 20;
+
 /// The linear part of the packet's buffer.
 #[derive(Clone, Copy)]
 pub struct Linear {

@@ -14,12 +14,14 @@ use netpath_common::counter::{Hook, HookCounters};
 use netpath_common::endpoint::{Endpoint, EndpointKey};
 use netpath_common::env::{Env, InsertError, Repeat, Route, Scratch, Table};
 use netpath_common::flow::Flow;
+use netpath_common::icmp::{self, Quoted};
 use netpath_common::network::{HostAddr, Uplink};
 use netpath_common::packet::{Packet, Transport};
 use netpath_common::port::{PortKey, PortTarget};
 use netpath_common::reason::DropReason;
 use netpath_common::tuple::{Proto, Tuple};
 
+use crate::frame::{HEADERS_QUOTED, Linear};
 use crate::maps;
 use crate::{action, route};
 
@@ -206,6 +208,26 @@ impl Env for Kernel<'_> {
     #[inline(always)]
     fn send(&self, packet: &Packet, flow: &Flow) -> Result<(), DropReason> {
         action::send(self, packet, flow)
+    }
+
+    #[inline(always)]
+    fn send_error(&self, packet: &Packet, quoted: &Quoted, flow: &Flow) -> Result<(), DropReason> {
+        action::send_error(self, packet, quoted, flow)
+    }
+
+    #[inline(always)]
+    fn quoted<R>(&self, packet: &Packet, f: impl FnOnce(&Quoted) -> R) -> Result<R, DropReason> {
+        let quoted = maps::QUOTED
+            .get_ptr_mut(0)
+            .ok_or(DropReason::RewriteFailed)?;
+        // SAFETY: the record is this CPU's own, as in `packet`; `proto` is the one field for
+        // which the map's initial zero would not be valid.
+        let quoted = unsafe {
+            (&raw mut (*quoted).key.proto).write(Proto::Udp);
+            &mut *quoted
+        };
+        icmp::read(packet, &Linear::of(self.ctx, HEADERS_QUOTED), quoted)?;
+        Ok(f(quoted))
     }
 
     #[inline(always)]

@@ -10,6 +10,7 @@ use netpath_common::counter::{Count, DropKey, HookCounters};
 use netpath_common::endpoint::{Endpoint, EndpointKey, MAX_ENDPOINTS, Veth};
 use netpath_common::env::Scratch;
 use netpath_common::flow::Flow;
+use netpath_common::icmp::Quoted;
 use netpath_common::network::{HostAddr, Network, Uplink};
 use netpath_common::packet::Packet;
 use netpath_common::port::{PortKey, PortTarget};
@@ -64,6 +65,10 @@ pub static CONFIG: Array<Config, 1> = Array::new();
 /// Memory for what is learnt of the packet at hand.
 #[btf_map(name = "packet")]
 pub static PACKET: PerCpuArray<Packet, 1> = PerCpuArray::new();
+
+/// Memory for what an ICMP error quotes.
+#[btf_map(name = "quoted")]
+pub static QUOTED: PerCpuArray<Quoted, 1> = PerCpuArray::new();
 
 /// Memory for making a flow.
 #[btf_map(name = "scratch")]

@@ -4,14 +4,15 @@ use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
 use aya_ebpf::helpers::generated::bpf_l4_csum_replace;
 use aya_ebpf::programs::TcContext;
-use netpath_common::addr::Mac;
-use netpath_common::checksum::{TTL_DIFF, apply, fold};
+use netpath_common::addr::{Addr, Mac};
+use netpath_common::checksum::{TTL_DIFF, addr_diff, apply, fold};
 use netpath_common::flow::Flow;
+use netpath_common::icmp::Quoted;
 use netpath_common::packet::{L3, Packet};
 use netpath_common::reason::DropReason;
 use netpath_common::tuple::Proto;
 
-use crate::frame::Linear;
+use crate::frame::{HEADERS_QUOTED, Linear};
 use crate::maps::CSUM_IPV6_FLAG;
 
 /// `BPF_F_IPV6` of bpf_l4_csum_replace(): without it the kernel would spoil the sum of a
@@ -38,9 +39,15 @@ pub fn translate(ctx: &TcContext, packet: &Packet, flow: &Flow) -> Result<(), Dr
     // The helper may move the packet's bytes, so it comes before the pointers.
     transport_checksum(ctx, packet, flow)?;
     let linear = Linear::of(ctx, 0);
-    addresses(&linear, packet, flow)
-        .and_then(|()| ports(&linear, packet, flow))
-        .ok_or(DropReason::RewriteFailed)
+    set_addresses(
+        &linear,
+        packet,
+        &flow.new_src,
+        &flow.new_dst,
+        flow.addr_diff,
+    )
+    .and_then(|()| ports(&linear, packet, flow))
+    .ok_or(DropReason::RewriteFailed)
 }
 
 /// Fixes the transport checksum by the differences that the flow knows.
@@ -75,15 +82,138 @@ fn transport_checksum(ctx: &TcContext, packet: &Packet, flow: &Flow) -> Result<(
     Ok(())
 }
 
+/// Rewrites an ICMP error, outside and inside, for the flow of the packet that it quotes.
+///
+/// Only direct writes: each checksum makes up for what changes under it, so that a sum of the
+/// whole packet (CHECKSUM_COMPLETE) stays what it was, and nobody leaves the checksum of an
+/// ICMP message to a card.
 #[inline(always)]
-fn addresses(linear: &Linear, packet: &Packet, flow: &Flow) -> Option<()> {
-    let (src, dst) = (flow.new_src.quads(), flow.new_dst.quads());
+pub fn translate_error(
+    ctx: &TcContext,
+    packet: &Packet,
+    quoted: &Quoted,
+    flow: &Flow,
+) -> Result<(), DropReason> {
+    let linear = Linear::of(ctx, HEADERS_QUOTED);
+    error_inside(&linear, packet, quoted, flow)
+        .and_then(|diff| error_outside(&linear, packet, quoted, flow, diff))
+        .ok_or(DropReason::RewriteFailed)
+}
+
+/// Changes a checksum by `diff` and adds what that changes to `message`, the difference of
+/// the checksum around it.
+#[inline(always)]
+fn update(linear: &Linear, offset: usize, diff: u16, message: &mut u64) -> Option<()> {
+    let field = linear.at::<u16>(offset)?;
+    // SAFETY: the bounds are checked.
+    let old = unsafe { *field };
+    let new = apply(old, diff);
+    // SAFETY: as above.
+    unsafe { *field = new };
+    *message += u64::from(!old) + u64::from(new);
+    Some(())
+}
+
+/// The quoted packet becomes what its sender wrote: the flow's rewrite the other way round.
+/// Returns the difference of the ICMP checksum.
+#[inline(always)]
+fn error_inside(linear: &Linear, packet: &Packet, quoted: &Quoted, flow: &Flow) -> Option<u64> {
+    // The masks are for the verifier, see `Packet::transport_offset`.
+    let (l3, l4) = (
+        usize::from(quoted.l3) & 0x3fff,
+        usize::from(quoted.l4) & 0x3fff,
+    );
+    let (src, dst) = (flow.new_dst.quads(), flow.new_src.quads());
+    let mut message = u64::from(flow.addr_diff) + u64::from(flow.port_diff);
+    if packet.tuple.dst.is_v4() {
+        linear.store(l3 + field::IPV4_ADDRS, [src[3], dst[3]])?;
+        update(
+            linear,
+            l3 + field::IPV4_CHECKSUM,
+            flow.addr_diff,
+            &mut message,
+        )?;
+    } else {
+        linear.store(l3 + field::IPV6_ADDRS, [src, dst])?;
+    }
+    let (src_port, dst_port) = (flow.new_dst_port, flow.new_src_port);
+    let both = fold(u64::from(flow.addr_diff) + u64::from(flow.port_diff));
+    match quoted.key.proto {
+        Proto::Tcp => {
+            linear.store(l4, [src_port.to_be(), dst_port.to_be()])?;
+            // Often only the first 8 bytes are quoted, without the checksum.
+            if quoted.room >= field::TCP_CHECKSUM as u16 + 2 {
+                update(
+                    linear,
+                    l4 + field::TCP_CHECKSUM as usize,
+                    both,
+                    &mut message,
+                )?;
+            }
+        }
+        Proto::Udp => {
+            linear.store(l4, [src_port.to_be(), dst_port.to_be()])?;
+            let checksum = l4 + field::UDP_CHECKSUM as usize;
+            // SAFETY: the bounds are checked.
+            if unsafe { *linear.at::<u16>(checksum)? } != 0 {
+                update(linear, checksum, both, &mut message)?;
+            }
+        }
+        Proto::Icmp | Proto::Icmpv6 => {
+            linear.store(l4 + field::ICMP_ID, (src_port | dst_port).to_be())?;
+            // ICMP for IPv4 has no pseudo header.
+            let v4 = quoted.key.proto == Proto::Icmp;
+            let diff = if v4 { flow.port_diff } else { both };
+            update(
+                linear,
+                l4 + field::ICMP_CHECKSUM as usize,
+                diff,
+                &mut message,
+            )?;
+        }
+    }
+    Some(message)
+}
+
+/// The message goes to the flow's destination; it seems to come from whoever sent it, or, if
+/// that is the flow's own end, from the address by which the receiver knows it.
+#[inline(always)]
+fn error_outside(
+    linear: &Linear,
+    packet: &Packet,
+    quoted: &Quoted,
+    flow: &Flow,
+    message: u64,
+) -> Option<()> {
+    let own = packet.tuple.src == quoted.key.src;
+    let src = if own {
+        &flow.new_src
+    } else {
+        &packet.tuple.src
+    };
+    let diff = addr_diff([&packet.tuple.src, &packet.tuple.dst], [src, &flow.new_dst]);
+    let v4 = packet.tuple.dst.is_v4();
+    // ICMPv6 has a pseudo header with the outer addresses.
+    let message = message + if v4 { 0 } else { u64::from(diff) };
+    let checksum = packet.transport_offset() + field::ICMP_CHECKSUM as usize;
+    update(linear, checksum, fold(message), &mut 0)?;
+    set_addresses(linear, packet, src, &flow.new_dst, diff)
+}
+
+/// Sets the addresses of the IP header, whose difference is `diff`, and lowers the time to live.
+#[inline(always)]
+fn set_addresses(
+    linear: &Linear,
+    packet: &Packet,
+    src: &Addr,
+    dst: &Addr,
+    diff: u16,
+) -> Option<()> {
+    let (src, dst) = (src.quads(), dst.quads());
     let ttl = packet.ttl.wrapping_sub(1);
     if packet.tuple.dst.is_v4() {
-        let checksum = linear.at::<u16>(L3 + field::IPV4_CHECKSUM)?;
-        let diff = fold(u64::from(flow.addr_diff) + u64::from(TTL_DIFF));
-        // SAFETY: the bounds are checked.
-        unsafe { *checksum = apply(*checksum, diff) };
+        let diff = fold(u64::from(diff) + u64::from(TTL_DIFF));
+        update(linear, L3 + field::IPV4_CHECKSUM, diff, &mut 0)?;
         linear.store(L3 + field::IPV4_TTL, ttl)?;
         linear.store(L3 + field::IPV4_ADDRS, [src[3], dst[3]])
     } else {

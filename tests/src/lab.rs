@@ -39,6 +39,7 @@ pub struct Lab {
     bpffs: PathBuf,
     agent: Option<Child>,
     helpers: Vec<Child>,
+    others: Vec<String>,
 }
 
 /// What a command printed, and how it ended.
@@ -116,6 +117,7 @@ impl Lab {
             )),
             agent: None,
             helpers: Vec::new(),
+            others: Vec::new(),
         };
         for namespace in [&lab.host, &lab.outside] {
             ip(&["netns", "add", namespace]);
@@ -170,6 +172,97 @@ impl Lab {
         ip(&[
             "-n", &self.host, "-6", "route", "add", "default", "via", OUT6,
         ]);
+    }
+
+    /// One more machine: a namespace behind the outside one, which becomes a router with the
+    /// address `.1` (`::1`) of both subnets, given as `198.51.100` and `2001:db8:2:`, towards
+    /// the far machine's `.2` (`::2`). The MTU is that of the router's way to the far machine,
+    /// which knows nothing of it.
+    pub fn add_far_machine(&mut self, v4: &str, v6: &str, mtu: u32) -> String {
+        let far = format!("{}-far", self.outside);
+        let mtu = mtu.to_string();
+        ip(&["netns", "add", &far]);
+        self.others.push(far.clone());
+        ip(&["-n", &far, "link", "set", "lo", "up"]);
+        ip(&[
+            "link",
+            "add",
+            "far0",
+            "netns",
+            &self.outside,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "eth0",
+            "netns",
+            &far,
+        ]);
+        for (namespace, device, end) in [(&self.outside, "far0", 1), (&far, "eth0", 2)] {
+            ip(&[
+                "-n",
+                namespace,
+                "addr",
+                "add",
+                &format!("{v4}.{end}/24"),
+                "dev",
+                device,
+            ]);
+            ip(&[
+                "-n",
+                namespace,
+                "addr",
+                "add",
+                &format!("{v6}:{end}/64"),
+                "dev",
+                device,
+                "nodad",
+            ]);
+            ip(&["-n", namespace, "link", "set", device, "up"]);
+        }
+        ip(&["-n", &self.outside, "link", "set", "far0", "mtu", &mtu]);
+        ip(&[
+            "-n",
+            &far,
+            "route",
+            "add",
+            "default",
+            "via",
+            &format!("{v4}.1"),
+        ]);
+        ip(&[
+            "-n",
+            &far,
+            "-6",
+            "route",
+            "add",
+            "default",
+            "via",
+            &format!("{v6}:1"),
+        ]);
+        let forward = [
+            "sysctl",
+            "-qw",
+            "net.ipv4.ip_forward=1",
+            "net.ipv6.conf.all.forwarding=1",
+        ];
+        self.outside(&forward).ok();
+        far
+    }
+
+    /// Runs a command on the far machine.
+    pub fn far(&self, args: &[&str]) -> Ran {
+        run(in_namespace(
+            self.others.last().expect("a far machine"),
+            args,
+        ))
+    }
+
+    /// Starts a server on the far machine; it ends with the laboratory.
+    pub fn serve_far(&mut self, args: &[&str]) {
+        let far = self.others.last().expect("a far machine");
+        let command = in_namespace(far, args);
+        self.spawn(command);
     }
 
     /// Starts the agent and waits until it serves.
@@ -398,7 +491,7 @@ impl Drop for Lab {
         let mut purge = self.host_command(&[&netpath_binary(), "purge"]);
         purge.args(self.folders());
         let _ = run(purge);
-        for namespace in [&self.host, &self.outside] {
+        for namespace in [&self.host, &self.outside].into_iter().chain(&self.others) {
             remove_namespace(namespace);
         }
         remove_pins(&self.bpffs);

@@ -10,6 +10,7 @@ use netpath_common::config::Config;
 use netpath_common::endpoint::{Endpoint, EndpointKey, Veth};
 use netpath_common::env::{Env, InsertError, Repeat, Route, Scratch, Table, Verdict};
 use netpath_common::flow::{Flow, Toward};
+use netpath_common::icmp::{self, Quoted};
 use netpath_common::network::{HostAddr, Uplink};
 use netpath_common::packet::{Frame, L3, Packet, Wire};
 use netpath_common::port::{PortKey, PortTarget};
@@ -213,6 +214,8 @@ pub struct Model {
     scratch: RefCell<Scratch>,
     frame: RefCell<Vec<u8>>,
     sent: RefCell<Option<Sent>>,
+    /// ICMP errors that were sent: the quoted packet's key, and the flow they went by.
+    pub errors: RefCell<Vec<(Tuple, Flow)>>,
 }
 
 fn addr(text: &str) -> Addr {
@@ -245,6 +248,7 @@ impl Model {
             scratch: RefCell::new(unsafe { core::mem::zeroed() }),
             frame: RefCell::default(),
             sent: RefCell::default(),
+            errors: RefCell::default(),
         };
         model.uplinks.put(
             UPLINK,
@@ -517,6 +521,34 @@ impl Env for Model {
         }));
         assert_eq!(before, None, "sent twice");
         Ok(())
+    }
+
+    /// Notes what is sent where; how bytes change is for the tests of the programs.
+    fn send_error(&self, packet: &Packet, quoted: &Quoted, flow: &Flow) -> Result<(), DropReason> {
+        if packet.ttl <= 1 {
+            return Err(DropReason::TtlExpired);
+        }
+        self.errors.borrow_mut().push((quoted.key, *flow));
+        self.sent.replace(Some(Sent {
+            to: flow.to,
+            ifindex: flow.ifindex,
+            next_hop: flow.next_hop,
+            dst_mac: flow.dst_mac,
+            frame: self.frame.borrow().clone(),
+        }));
+        Ok(())
+    }
+
+    fn quoted<R>(&self, packet: &Packet, f: impl FnOnce(&Quoted) -> R) -> Result<R, DropReason> {
+        let mut quoted = Quoted {
+            key: packet.tuple,
+            l3: 0,
+            l4: 0,
+            room: 0,
+            reserved: 0,
+        };
+        icmp::read(packet, &Bytes(&self.frame.borrow()), &mut quoted)?;
+        Ok(f(&quoted))
     }
 
     fn count_new_flow(&self) {

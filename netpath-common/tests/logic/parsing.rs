@@ -320,8 +320,8 @@ fn protocols_without_ports_never_open_a_flow() {
     let mut frame = Sample::new(V6.a, V6.remote, L4::Request(1)).bytes();
     frame[ETH + 6] = 1;
     assert_eq!(parse_all(&frame).unwrap().transport, Transport::Other);
-    // ICMP that is not echo: timestamp request, unreachable; an echo with a code.
-    for (kind, code) in [(13, 0), (3, 3), (8, 1)] {
+    // ICMP that is neither echo nor error: timestamp request, redirect; an echo with a code.
+    for (kind, code) in [(13, 0), (5, 1), (8, 1)] {
         let mut frame = Sample::new(V4.a, V4.remote, L4::Request(1)).bytes();
         (frame[ETH + 20], frame[ETH + 21]) = (kind, code);
         assert_eq!(

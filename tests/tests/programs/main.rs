@@ -3,6 +3,7 @@
 mod container;
 mod fuzz;
 mod gateway;
+mod icmp;
 mod malformed;
 mod maps;
 mod masquerade;
