@@ -5,6 +5,7 @@ use crate::addr::Addr;
 use crate::config::Config;
 use crate::endpoint::{Endpoint, EndpointKey};
 use crate::flow::Flow;
+use crate::fragment::{FragmentKey, FragmentPorts};
 use crate::icmp::Quoted;
 use crate::network::{HostAddr, Uplink};
 use crate::packet::Packet;
@@ -108,6 +109,8 @@ pub trait Env {
     fn uplinks(&self) -> impl Table<u32, Uplink>;
     /// Map `host_addrs`.
     fn host_addrs(&self) -> impl Table<Addr, HostAddr>;
+    /// Map `fragments`, which forgets the oldest when it is full.
+    fn fragments(&self) -> impl Table<FragmentKey, FragmentPorts>;
     /// The network whose subnet has `addr`, by map `subnets`.
     fn network_of(&self, addr: &Addr) -> Option<u16>;
     /// The generation of an endpoint's slot; changes when the slot changes hands.

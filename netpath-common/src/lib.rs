@@ -6,7 +6,7 @@
 //!
 //! * records (what is in the maps): [`addr`], [`tuple`], [`flow`], [`endpoint`],
 //!   [`network`], [`port`], [`counter`], [`config`], [`reason`]
-//! * logic: [`tcp`], [`checksum`], [`snat`], [`publish`], [`track`], [`icmp`], and one module a hook:
+//! * logic: [`tcp`], [`checksum`], [`snat`], [`publish`], [`track`], [`icmp`], [`fragment`], and one module a hook:
 //!   [`container`], [`uplink`], [`gateway`], and [`idle`] for the removal of
 //!   flows that fell silent
 //!
@@ -23,6 +23,7 @@ pub mod counter;
 pub mod endpoint;
 pub mod env;
 pub mod flow;
+pub mod fragment;
 pub mod gateway;
 pub mod icmp;
 pub mod idle;

@@ -59,12 +59,24 @@ pub enum Transport {
     Ports,
     /// An echo reply: like [`Self::Ports`], but it never opens a flow.
     EchoReply,
-    /// A part of a fragmented packet.
+    /// A later part of a fragmented packet, whose first has not been seen.
     Fragment,
     /// An ICMP error, which quotes the packet that caused it.
     Error,
     /// Another protocol, or an ICMP message of another kind.
     Other,
+}
+
+/// Parts of a fragmented packet.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fragment {
+    /// Not fragmented.
+    Whole = 0,
+    /// The first part, which has the transport header.
+    First = 1,
+    /// Any other part; its ports are known from the first ([`crate::fragment`]).
+    Later = 2,
 }
 
 /// What the stages know of a packet.
@@ -76,6 +88,8 @@ pub struct Packet {
     pub len: u32,
     /// Where the IP packet ends in it: small frames are padded.
     pub end: u32,
+    /// What the parts of a fragmented packet have in common, host byte order.
+    pub fragment_id: u32,
     /// Offset of the transport header.
     pub l4: u16,
     /// IP protocol number of what follows the last IP header.
@@ -84,8 +98,8 @@ pub struct Packet {
     pub ttl: u8,
     /// TCP flags.
     pub tcp_flags: u8,
-    /// Whether it is a part of a fragmented packet.
-    pub fragment: bool,
+    /// Which part of a fragmented packet it is.
+    pub fragment: Fragment,
     /// What is known of the transport header.
     pub transport: Transport,
 }
@@ -93,8 +107,10 @@ pub struct Packet {
 /// Offset of the IP header: frames carry no VLAN tag at our hooks (the kernel takes it out).
 pub const L3: usize = EthHdr::LEN;
 
-/// Flag "more fragments" and the fragment offset, in the third word of an IPv4 header.
-const IPV4_FRAGMENT_BITS: u16 = 0x3fff;
+/// Flag "more fragments" in the third word of an IPv4 header.
+const IPV4_MORE: u16 = 0x2000;
+/// The fragment's offset, there.
+const IPV4_OFFSET: u16 = 0x1fff;
 
 /// IPv6 extension headers that are skipped (RFC 8200): hop-by-hop, routing, destination options.
 const IPV6_SKIPPED: [u8; 3] = [0, 43, 60];
@@ -112,6 +128,18 @@ const ICMP_ECHO_REQUEST: u8 = 8;
 const ICMPV6_ECHO_REQUEST: u8 = 128;
 const ICMPV6_ECHO_REPLY: u8 = 129;
 
+impl Fragment {
+    /// By the offset (in whatever unit) and the flag "more".
+    #[inline(always)]
+    const fn of(offset: u16, more: bool) -> Self {
+        match (offset, more) {
+            (0, false) => Self::Whole,
+            (0, true) => Self::First,
+            _ => Self::Later,
+        }
+    }
+}
+
 impl Packet {
     /// A packet of which nothing is known but where it came from.
     pub const fn of_network(network: u16) -> Self {
@@ -127,11 +155,12 @@ impl Packet {
             },
             len: 0,
             end: 0,
+            fragment_id: 0,
             l4: 0,
             ip_proto: 0,
             ttl: 0,
             tcp_flags: 0,
-            fragment: false,
+            fragment: Fragment::Whole,
             transport: Transport::Unknown,
         }
     }
@@ -145,7 +174,7 @@ impl Packet {
         // As words: the fields of a header of byte arrays would be loaded byte by byte.
         let [head, fragment, middle, src, dst]: [u32; Ipv4Hdr::LEN / 4] = frame.load(L3)?;
         let [version, _, total @ ..] = head.to_ne_bytes();
-        let [_, _, fragment @ ..] = fragment.to_ne_bytes();
+        let [i0, i1, f0, f1] = fragment.to_ne_bytes();
         let [ttl, proto, ..] = middle.to_ne_bytes();
         let header_len = u16::from(version & 0x0f) * 4;
         let total = u16::from_be_bytes(total);
@@ -168,7 +197,9 @@ impl Packet {
         self.l4 = L3 as u16 + header_len;
         self.ip_proto = proto;
         self.ttl = ttl;
-        self.fragment = u16::from_be_bytes(fragment) & IPV4_FRAGMENT_BITS != 0;
+        let place = u16::from_be_bytes([f0, f1]);
+        self.fragment = Fragment::of(place & IPV4_OFFSET, place & IPV4_MORE != 0);
+        self.fragment_id = u32::from(u16::from_be_bytes([i0, i1]));
         Ok(())
     }
 
@@ -193,10 +224,20 @@ impl Packet {
         if self.tuple.src.is_v4() || self.tuple.dst.is_v4() {
             return Err(DropReason::Malformed);
         }
-        let (mut next, mut l4, mut fragment) = (next, L3 + Ipv6Hdr::LEN, false);
+        let (mut next, mut l4) = (next, L3 + Ipv6Hdr::LEN);
+        self.fragment = Fragment::Whole;
         for _ in 0..IPV6_MAX_EXTENSIONS {
             if next == IPV6_FRAGMENT {
-                fragment = true;
+                // Next header, reserved, offset and flags, identification (RFC 8200, 4.5).
+                let [head, id]: [u32; 2] = frame.load(l4)?;
+                let [following, _, p0, p1] = head.to_ne_bytes();
+                let place = u16::from_be_bytes([p0, p1]);
+                self.fragment = Fragment::of(place >> 3, place & 1 != 0);
+                self.fragment_id = u32::from_be(id);
+                next = following;
+                l4 += 8;
+                // What follows in a later part is no header, and in a first part whatever
+                // follows but the transport header hides it.
                 break;
             }
             if !IPV6_SKIPPED.contains(&next) {
@@ -211,7 +252,8 @@ impl Packet {
             l4 += (usize::from(length) + 1) * 8;
         }
         // Behind more of them a container could hide neighbour discovery from us.
-        if !fragment && (next == IPV6_FRAGMENT || IPV6_SKIPPED.contains(&next)) {
+        let hidden = next == IPV6_FRAGMENT || IPV6_SKIPPED.contains(&next);
+        if hidden && self.fragment != Fragment::Later {
             return Err(DropReason::Malformed);
         }
         self.len = frame.len();
@@ -226,7 +268,6 @@ impl Packet {
         self.l4 = l4 as u16;
         self.ip_proto = next;
         self.ttl = hops;
-        self.fragment = fragment;
         Ok(())
     }
 
@@ -247,10 +288,6 @@ impl Packet {
     #[inline(always)]
     pub fn parse_transport<F: Frame>(&mut self, frame: &F) -> Result<(), DropReason> {
         self.transport = Transport::Other;
-        if self.fragment {
-            self.transport = Transport::Fragment;
-            return Ok(());
-        }
         let Some(proto) = Proto::from_number(self.ip_proto) else {
             return Ok(());
         };
@@ -260,6 +297,10 @@ impl Packet {
             return Ok(());
         }
         self.tuple.proto = proto;
+        if self.fragment == Fragment::Later {
+            self.transport = Transport::Fragment;
+            return Ok(());
+        }
         let l4 = self.transport_offset();
         // What lies in the frame after the IP packet's end is no header of it.
         let room = self.end.saturating_sub(l4 as u32);
@@ -279,7 +320,9 @@ impl Packet {
                 let words: [u32; UdpHdr::LEN / 4] = frame.load(l4)?;
                 let [high, low, ..] = words[1].to_ne_bytes();
                 let len = u32::from(u16::from_be_bytes([high, low]));
-                if len < UdpHdr::LEN as u32 || len > room {
+                // The first part of a datagram tells the length of the whole.
+                let lies = len > room && self.fragment == Fragment::Whole;
+                if len < UdpHdr::LEN as u32 || lies {
                     return Err(DropReason::Malformed);
                 }
                 self.set_ports(words[0]);
@@ -337,6 +380,7 @@ impl Packet {
     #[inline(always)]
     pub fn may_open(&self) -> Result<(), DropReason> {
         match self.transport {
+            Transport::Ports if self.fragment == Fragment::Later => Err(DropReason::Fragment),
             Transport::Ports if self.tuple.proto != Proto::Tcp || self.opens_tcp() => Ok(()),
             Transport::Ports | Transport::EchoReply => Err(DropReason::NoFlow),
             Transport::Fragment => Err(DropReason::Fragment),

@@ -5,6 +5,7 @@ use crate::config::Config;
 use crate::counter::{Count, DropKey, HookCounters};
 use crate::endpoint::{Endpoint, EndpointKey, Veth};
 use crate::flow::Flow;
+use crate::fragment::{FragmentKey, FragmentPorts};
 use crate::network::{HostAddr, Network, Uplink};
 use crate::port::{PortKey, PortTarget};
 use crate::tuple::Tuple;
@@ -28,6 +29,8 @@ pod!(
     Endpoint,
     EndpointKey,
     Flow,
+    FragmentKey,
+    FragmentPorts,
     HookCounters,
     HostAddr,
     Network,

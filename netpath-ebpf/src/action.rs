@@ -13,10 +13,10 @@ use netpath_common::endpoint::Veth;
 use netpath_common::env::Verdict;
 use netpath_common::flow::{Flow, Toward};
 use netpath_common::icmp::Quoted;
-use netpath_common::packet::{Frame as _, L3, Packet};
+use netpath_common::packet::{Fragment, Frame as _, L3, Packet};
 use netpath_common::reason::DropReason;
 use netpath_common::tuple::OUTSIDE;
-use netpath_common::{container, gateway, uplink};
+use netpath_common::{container, fragment, gateway, uplink};
 use network_types::eth::{EthHdr, EtherType};
 use network_types::ip::{IpProto, Ipv4Hdr, Ipv6Hdr};
 use network_types::tcp::TcpHdr;
@@ -109,6 +109,7 @@ pub fn container(kernel: &Kernel<'_>) -> Result<Outcome, DropReason> {
         Some(verdict) => verdict,
         None => {
             packet.parse_transport(&linear)?;
+            borrow_ports(kernel, packet);
             container::out_of_network(kernel, packet, veth, ifindex)?
         }
     };
@@ -125,6 +126,14 @@ pub fn container(kernel: &Kernel<'_>) -> Result<Outcome, DropReason> {
     }
 }
 
+/// Parts of fragmented datagrams know of each other.
+#[inline(always)]
+fn borrow_ports(kernel: &Kernel<'_>, packet: &mut Packet) {
+    if packet.fragment != Fragment::Whole {
+        fragment::resolve(kernel, packet);
+    }
+}
+
 /// The uplink hook. What cannot be parsed is the stack's business.
 #[inline(always)]
 pub fn uplink(kernel: &Kernel<'_>) -> Result<Outcome, DropReason> {
@@ -138,6 +147,7 @@ pub fn uplink(kernel: &Kernel<'_>) -> Result<Outcome, DropReason> {
     if packet.parse_transport(&linear).is_err() {
         return Ok(Outcome::Pass);
     }
+    borrow_ports(kernel, packet);
     match uplink::inward(kernel, packet)? {
         Verdict::Sent => Ok(Outcome::Sent),
         Verdict::Deliver { .. } | Verdict::Host => Ok(Outcome::Pass),

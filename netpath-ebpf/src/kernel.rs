@@ -4,8 +4,8 @@ use core::ffi::c_void;
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::BPF_NOEXIST;
-use aya_ebpf::btf_maps::HashMap;
 use aya_ebpf::btf_maps::lpm_trie::Key;
+use aya_ebpf::btf_maps::{HashMap, LruHashMap};
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_loop};
 use aya_ebpf::programs::TcContext;
 use netpath_common::addr::Addr;
@@ -14,6 +14,7 @@ use netpath_common::counter::{Hook, HookCounters};
 use netpath_common::endpoint::{Endpoint, EndpointKey};
 use netpath_common::env::{Env, InsertError, Repeat, Route, Scratch, Table};
 use netpath_common::flow::Flow;
+use netpath_common::fragment::{FragmentKey, FragmentPorts};
 use netpath_common::icmp::{self, Quoted};
 use netpath_common::network::{HostAddr, Uplink};
 use netpath_common::packet::{Packet, Transport};
@@ -107,37 +108,45 @@ impl<'a> Kernel<'a> {
 #[derive(Clone, Copy)]
 pub struct Map<'a, M>(pub &'a M);
 
-impl<K, V: Copy, const N: usize, const F: usize> Table<K, V> for Map<'_, HashMap<K, V, N, F>> {
-    #[inline(always)]
-    fn with<R>(&self, key: &K, f: impl FnOnce(&mut V) -> R) -> Option<R> {
-        // SAFETY: map values stay allocated while the program runs. Other CPUs may write the
-        // same words; `Table` tells its users so.
-        self.0
-            .get_ptr_mut(key)
-            .map(|value| f(unsafe { &mut *value }))
-    }
+/// Both kinds of hash map have the same methods, and no common trait.
+macro_rules! table {
+    ($map:ident) => {
+        impl<K, V: Copy, const N: usize, const F: usize> Table<K, V> for Map<'_, $map<K, V, N, F>> {
+            #[inline(always)]
+            fn with<R>(&self, key: &K, f: impl FnOnce(&mut V) -> R) -> Option<R> {
+                // SAFETY: map values stay allocated while the program runs. Other CPUs may write the
+                // same words; `Table` tells its users so.
+                self.0
+                    .get_ptr_mut(key)
+                    .map(|value| f(unsafe { &mut *value }))
+            }
 
-    #[inline(always)]
-    fn insert_new(&self, key: &K, value: &V) -> Result<(), InsertError> {
-        const EEXIST: i32 = -17;
-        self.0
-            .insert(key, value, BPF_NOEXIST.into())
-            .map_err(|error| match error {
-                EEXIST => InsertError::Exists,
-                _ => InsertError::Full,
-            })
-    }
+            #[inline(always)]
+            fn insert_new(&self, key: &K, value: &V) -> Result<(), InsertError> {
+                const EEXIST: i32 = -17;
+                self.0
+                    .insert(key, value, BPF_NOEXIST.into())
+                    .map_err(|error| match error {
+                        EEXIST => InsertError::Exists,
+                        _ => InsertError::Full,
+                    })
+            }
 
-    #[inline(always)]
-    fn replace(&self, key: &K, value: &V) -> Result<(), InsertError> {
-        self.0.insert(key, value, 0).map_err(|_| InsertError::Full)
-    }
+            #[inline(always)]
+            fn replace(&self, key: &K, value: &V) -> Result<(), InsertError> {
+                self.0.insert(key, value, 0).map_err(|_| InsertError::Full)
+            }
 
-    #[inline(always)]
-    fn remove(&self, key: &K) {
-        let _ = self.0.remove(key);
-    }
+            #[inline(always)]
+            fn remove(&self, key: &K) {
+                let _ = self.0.remove(key);
+            }
+        }
+    };
 }
+
+table!(HashMap);
+table!(LruHashMap);
 
 impl Env for Kernel<'_> {
     #[inline(always)]
@@ -163,6 +172,11 @@ impl Env for Kernel<'_> {
     #[inline(always)]
     fn host_addrs(&self) -> impl Table<Addr, HostAddr> {
         Map(&maps::HOST_ADDRS)
+    }
+
+    #[inline(always)]
+    fn fragments(&self) -> impl Table<FragmentKey, FragmentPorts> {
+        Map(&maps::FRAGMENTS)
     }
 
     #[inline(always)]

@@ -1,7 +1,7 @@
 //! The maps. Operators read them with `bpftool`: keys and values are records with named
 //! fields, names fit into the kernel's 15 characters.
 
-use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, PerCpuHashMap};
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap};
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::{Global, bindings::BPF_F_NO_PREALLOC};
 use netpath_common::addr::Addr;
@@ -10,6 +10,7 @@ use netpath_common::counter::{Count, DropKey, HookCounters};
 use netpath_common::endpoint::{Endpoint, EndpointKey, MAX_ENDPOINTS, Veth};
 use netpath_common::env::Scratch;
 use netpath_common::flow::Flow;
+use netpath_common::fragment::{FragmentKey, FragmentPorts};
 use netpath_common::icmp::Quoted;
 use netpath_common::network::{HostAddr, Network, Uplink};
 use netpath_common::packet::Packet;
@@ -61,6 +62,11 @@ pub static HOST_ADDRS: HashMap<Addr, HostAddr, 8192, NO_PREALLOC> = HashMap::new
 /// The configuration: one record.
 #[btf_map(name = "config")]
 pub static CONFIG: Array<Config, 1> = Array::new();
+
+/// The ports of fragmented datagrams under way. The oldest make room: a flood of first parts
+/// costs fragmented datagrams, and nothing else.
+#[btf_map(name = "fragments")]
+pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts, 16_384> = LruHashMap::new();
 
 /// Memory for what is learnt of the packet at hand.
 #[btf_map(name = "packet")]

@@ -9,7 +9,7 @@ use netpath_common::addr::{Addr, Mac};
 use netpath_common::checksum::{fold, sum_addr};
 use netpath_common::endpoint::{EndpointKey, Veth};
 use netpath_common::env::{Env as _, Table as _};
-use netpath_common::packet::{Frame as _, L3, Packet};
+use netpath_common::packet::{Fragment, Frame as _, L3, Packet};
 use netpath_common::reason::DropReason;
 use network_types::ip::Ipv6Hdr;
 
@@ -119,7 +119,8 @@ fn v4(a: u16, b: u16) -> Addr {
 /// The type of a neighbour discovery message; `None` for any other ICMPv6.
 #[inline(always)]
 pub fn discovery(linear: &Linear, packet: &Packet) -> Result<Option<u8>, DropReason> {
-    if packet.fragment {
+    // Discovery must not be fragmented (RFC 6980); a first part is judged by what it says.
+    if packet.fragment == Fragment::Later {
         return Ok(None);
     }
     // Type, code and checksum. (A single byte at an offset that is not constant would be

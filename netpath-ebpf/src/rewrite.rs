@@ -8,7 +8,7 @@ use netpath_common::addr::{Addr, Mac};
 use netpath_common::checksum::{TTL_DIFF, addr_diff, apply, fold};
 use netpath_common::flow::Flow;
 use netpath_common::icmp::Quoted;
-use netpath_common::packet::{L3, Packet};
+use netpath_common::packet::{Fragment, L3, Packet};
 use netpath_common::reason::DropReason;
 use netpath_common::tuple::Proto;
 
@@ -36,8 +36,13 @@ mod field {
 /// Rewrites addresses and ports as the flow says, and lowers the time to live.
 #[inline(always)]
 pub fn translate(ctx: &TcContext, packet: &Packet, flow: &Flow) -> Result<(), DropReason> {
+    // A later part of a datagram has no transport header; the first part's checksum is that
+    // of the whole.
+    let header = packet.fragment != Fragment::Later;
     // The helper may move the packet's bytes, so it comes before the pointers.
-    transport_checksum(ctx, packet, flow)?;
+    if header {
+        transport_checksum(ctx, packet, flow)?;
+    }
     let linear = Linear::of(ctx, 0);
     set_addresses(
         &linear,
@@ -46,7 +51,13 @@ pub fn translate(ctx: &TcContext, packet: &Packet, flow: &Flow) -> Result<(), Dr
         &flow.new_dst,
         flow.addr_diff,
     )
-    .and_then(|()| ports(&linear, packet, flow))
+    .and_then(|()| {
+        if header {
+            ports(&linear, packet, flow)
+        } else {
+            Some(())
+        }
+    })
     .ok_or(DropReason::RewriteFailed)
 }
 

@@ -242,7 +242,7 @@ fn what_cannot_be_translated_is_dropped_under_its_reason() {
     frame[34] = 13;
     assert_eq!(drop(&frame), DropReason::UnsupportedProtocol);
     let mut frame = Sample::new(V4.a, V4.remote, L4::Udp(1, 2)).bytes();
-    make_fragment(&mut frame, true, 0);
+    make_fragment(&mut frame, true, 100);
     assert_eq!(drop(&frame), DropReason::Fragment);
     assert_eq!(model.flows.len(), 0);
     assert_eq!(model.routes_asked.get(), 0);

@@ -10,9 +10,10 @@ use netpath_common::config::Config;
 use netpath_common::endpoint::{Endpoint, EndpointKey, Veth};
 use netpath_common::env::{Env, InsertError, Repeat, Route, Scratch, Table, Verdict};
 use netpath_common::flow::{Flow, Toward};
+use netpath_common::fragment::{self, FragmentKey, FragmentPorts};
 use netpath_common::icmp::{self, Quoted};
 use netpath_common::network::{HostAddr, Uplink};
-use netpath_common::packet::{Frame, L3, Packet, Wire};
+use netpath_common::packet::{Fragment, Frame, L3, Packet, Wire};
 use netpath_common::port::{PortKey, PortTarget};
 use netpath_common::reason::DropReason;
 use netpath_common::tuple::{OUTSIDE, Proto, Tuple};
@@ -202,6 +203,7 @@ pub struct Model {
     pub ports: Map<PortKey, PortTarget>,
     pub uplinks: Map<u32, Uplink>,
     pub host_addrs: Map<Addr, HostAddr>,
+    pub fragments: Map<FragmentKey, FragmentPorts>,
     pub veths: HashMap<u32, Veth>,
     pub subnets: Vec<(Addr, u8, u16)>,
     pub generations: RefCell<HashMap<u32, u32>>,
@@ -230,6 +232,7 @@ impl Model {
             ports: Map::default(),
             uplinks: Map::default(),
             host_addrs: Map::default(),
+            fragments: Map::default(),
             veths: HashMap::new(),
             subnets: vec![
                 (addr("10.1.0.0"), 120, 1),
@@ -340,6 +343,7 @@ impl Model {
                 return Ok(verdict);
             }
             packet.parse_transport(&Bytes(frame))?;
+            self.borrow_ports(&mut packet);
             container::out_of_network(self, &packet, &record, veth)
         })
     }
@@ -352,7 +356,14 @@ impl Model {
         if packet.parse_transport(&Bytes(frame)).is_err() {
             return Ok(Outcome::Host);
         }
+        self.borrow_ports(&mut packet);
         self.run(frame, || uplink::inward(self, &packet))
+    }
+
+    fn borrow_ports(&self, packet: &mut Packet) {
+        if packet.fragment != Fragment::Whole {
+            fragment::resolve(self, packet);
+        }
     }
 
     /// A packet of container A (network 1), which must be sent by a flow.
@@ -446,6 +457,10 @@ impl Env for Model {
 
     fn host_addrs(&self) -> impl Table<Addr, HostAddr> {
         &self.host_addrs
+    }
+
+    fn fragments(&self) -> impl Table<FragmentKey, FragmentPorts> {
+        &self.fragments
     }
 
     fn network_of(&self, addr: &Addr) -> Option<u16> {
@@ -571,6 +586,7 @@ impl Env for Model {
 /// Rewrites a frame as the programs do: checksums by the flow's differences.
 fn rewrite(frame: &mut [u8], packet: &Packet, flow: &Flow) {
     let l4 = packet.transport_offset();
+    let header = packet.fragment != Fragment::Later;
     let mut patch = |offset: usize, diff: u16| {
         let field = u16::from_ne_bytes([frame[offset], frame[offset + 1]]);
         if packet.tuple.proto == Proto::Udp && offset > l4 && field == 0 {
@@ -589,10 +605,12 @@ fn rewrite(frame: &mut [u8], packet: &Packet, flow: &Flow) {
         Proto::Icmpv6 => (2, pseudo),
         Proto::Icmp => (2, 0),
     };
-    patch(
-        l4 + checksum,
-        fold(u64::from(addrs) + u64::from(flow.port_diff)),
-    );
+    if header {
+        patch(
+            l4 + checksum,
+            fold(u64::from(addrs) + u64::from(flow.port_diff)),
+        );
+    }
     let [src, dst] = [flow.new_src, flow.new_dst];
     if packet.tuple.dst.is_v4() {
         patch(
@@ -613,6 +631,7 @@ fn rewrite(frame: &mut [u8], packet: &Packet, flow: &Flow) {
     ]
     .concat();
     match packet.tuple.proto {
+        _ if !header => {}
         Proto::Tcp | Proto::Udp => frame[l4..l4 + 4].copy_from_slice(&ports),
         Proto::Icmp | Proto::Icmpv6 => {
             let id = flow.new_src_port | flow.new_dst_port;

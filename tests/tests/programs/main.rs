@@ -1,6 +1,7 @@
 //! Each program over crafted frames, in the kernel. Needs root.
 
 mod container;
+mod fragments;
 mod fuzz;
 mod gateway;
 mod icmp;
