@@ -21,6 +21,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
 use crate::agent::settings::{RUN_DIR, SOCKET};
@@ -105,7 +106,9 @@ struct Context {
 impl Context {
     fn client(&self) -> Client {
         let default = || PathBuf::from(RUN_DIR).join(SOCKET);
-        Client::new(self.socket.clone().unwrap_or_else(default))
+        let socket = self.socket.clone().unwrap_or_else(default);
+        // Supervisors leave the folder that they were started in.
+        Client::new(std::path::absolute(&socket).unwrap_or(socket))
     }
 }
 
@@ -114,8 +117,7 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() => {
-            let text = error.to_string();
-            eprint!("netpath: {}", text.strip_prefix("error: ").unwrap_or(&text));
+            eprintln!("netpath: {}", sentence(&error));
             // Like most programs that are used wrongly.
             return ExitCode::from(2);
         }
@@ -143,6 +145,41 @@ pub fn main() -> ExitCode {
             ExitCode::from(crate::container::shim::exit_code(&error))
         }
     }
+}
+
+/// What clap has to say about wrong usage, in one line.
+fn sentence(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let help = "see \"netpath --help\"";
+    // What stands before the usage: a headline, and indented lines that belong to it.
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return format!("a command is missing, {help}");
+    }
+    let said = text.split("\nUsage:").next().unwrap_or_default();
+    let said = said
+        .split("\nFor more information")
+        .next()
+        .unwrap_or_default();
+    let mut lines = said.lines().map(str::trim).filter(|line| {
+        // The list of all verbs is what the help is for, and names the hidden one.
+        !line.is_empty() && !line.starts_with("[subcommands:")
+    });
+    let headline = lines.next().unwrap_or_default();
+    let headline = headline.strip_prefix("error: ").unwrap_or(headline);
+    let rest: Vec<&str> = lines.collect();
+    let joint = if headline.ends_with(':') || rest.is_empty() {
+        " "
+    } else {
+        ", "
+    };
+    let mut all = format!("{headline}{joint}{}", rest.join(", "));
+    all.truncate(all.trim_end().len());
+    // One line, whatever the arguments contain.
+    let all: String = all
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    format!("{all}; {help}")
 }
 
 fn dispatch(verb: Verb, context: &Context) -> Result<ExitCode> {
@@ -205,6 +242,32 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn wrong_usage_is_one_sentence() {
+        for (args, part) in [
+            (&[][..], "command is missing"),
+            (&["network"], "command is missing"),
+            (&["bogus"], "'bogus'"),
+            (&["run"], "<COMMAND>..."),
+            (&["run", "--ip", "banana", "x"], "'banana'"),
+            (&["exec"], "<NAME>, <COMMAND>..."),
+            (&["attach", "--name", "x"], "--netns <PATH>"),
+            (&["-o", "yaml", "ps"], "table, json"),
+            (&["--help-me"], "--help-me"),
+            (&["rm", "--", "a", "-o\nb"], ""),
+            (&["-o", "a\nb\n\nc", "ps"], "'a"),
+        ] {
+            let Err(error) = Cli::try_parse_from([&["netpath"], args].concat()) else {
+                continue;
+            };
+            let text = sentence(&error);
+            assert!(!text.contains('\n'), "{args:?}: {text}");
+            assert!(text.contains(part), "{args:?}: {text}");
+            assert!(text.ends_with("see \"netpath --help\""), "{text}");
+            assert!(!text.contains("shim") && !text.contains("Usage"), "{text}");
+        }
     }
 
     #[test]
