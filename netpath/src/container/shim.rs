@@ -60,8 +60,18 @@ pub fn launch(job: &Job) -> Result<Report> {
         .arg("shim")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped());
-    // SAFETY: setsid is a system call and nothing else.
-    unsafe { command.pre_exec(|| setsid().map(drop).map_err(io::Error::from)) };
+    // SAFETY: both are system calls and nothing else.
+    unsafe {
+        command.pre_exec(|| {
+            setsid()?;
+            // A pipe that the caller happens to hold open must not wait for the container.
+            let last = libc::c_uint::MAX;
+            match libc::close_range(3, last, libc::CLOSE_RANGE_CLOEXEC as libc::c_int) {
+                0 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            }
+        })
+    };
     let mut child = command.spawn().context(failed)?;
     let job = serde_json::to_vec(job)?;
     if let Some(mut stdin) = child.stdin.take() {
