@@ -320,16 +320,17 @@ impl Agent {
         Ok(())
     }
 
-    /// The supervisor, or whoever noticed, tells that the command ended: the container's
-    /// network goes away. Telling it twice is fine.
+    /// The supervisor tells that the command, process `pid`, ended: the container's network
+    /// goes away. Telling it twice is fine, and so is telling it when another container has
+    /// got the name.
     ///
     /// # Errors
     /// The store cannot be written.
-    pub async fn exited(&self, name: &str, code: Option<i32>) -> Result<()> {
+    pub async fn exited(&self, name: &str, pid: u32, code: i32) -> Result<()> {
         let mut held = self.held.lock().await;
         match self.store.find_container(name)? {
-            Some(record) if record.is_own() && !record.is_exited() => {
-                self.finish(&mut held, record, code).await
+            Some(record) if record.process().is_some_and(|process| process.pid == pid) => {
+                self.finish(&mut held, record, Some(code)).await
             }
             _ => Ok(()),
         }
@@ -368,8 +369,13 @@ impl Agent {
     /// Kills what still runs in a namespace that is ours.
     pub(super) fn kill_processes(&self, record: &ContainerRecord) {
         let path = self.netns_path(&record.name);
-        if !record.is_own() || !matches!(netns::open(&path), Ok(Some(_))) {
+        if !record.is_own() {
             return;
+        }
+        match netns::open(&path) {
+            // Whatever somebody mounted there: never end the host's processes.
+            Ok(Some(netns)) if netns::is_own(&netns).is_ok_and(|own| !own) => {}
+            _ => return,
         }
         if let Ok(identity) = netns::identity(&path)
             && !blocking(|| process::kill_all(identity, KILL_PATIENCE))
@@ -393,21 +399,27 @@ impl Agent {
     /// # Errors
     /// It does not exist, or runs and `force` is not set.
     pub async fn remove_container(self: &Arc<Self>, name: &str, force: bool) -> Result<()> {
-        let record = self.store.container(name)?;
-        if matches!(record.state, State::Running { .. }) {
+        let before = self.store.container(name)?;
+        if before.process().is_some() {
             if !force {
-                return Err(conflict(format!(
-                    "container {name} is running, stop it first or remove it with \"netpath rm \
-                     -f {name}\""
-                )));
+                return Err(refuse_to_remove(name));
             }
             self.stop(name, 0).await?;
         }
         let mut held = self.held.lock().await;
-        // It may have been removed as it ended.
-        let Some(record) = self.store.find_container(name)? else {
-            return Ok(());
+        let record = match self.store.find_container(name)? {
+            Some(record) => record,
+            // It was removed as it ended.
+            None => return Ok(()),
         };
+        if record.is_another_than(&before) {
+            // Removed as it ended, and another has got the name meanwhile.
+            return Ok(());
+        }
+        if record.process().is_some() && !force {
+            // Started meanwhile.
+            return Err(refuse_to_remove(name));
+        }
         if !record.is_exited() {
             self.kill_processes(&record);
             self.unmake_endpoint(&mut held, &record).await?;
@@ -425,4 +437,10 @@ impl Agent {
         let record = self.store.container(name)?;
         Ok(self.view_container(&record, &self.store.networks()?))
     }
+}
+
+fn refuse_to_remove(name: &str) -> anyhow::Error {
+    conflict(format!(
+        "container {name} is running, stop it first or remove it with \"netpath rm -f {name}\""
+    ))
 }

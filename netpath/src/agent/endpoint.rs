@@ -1,5 +1,6 @@
 //! The kernel state of a container's interface: a veth pair, addresses, routes, maps.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::net::IpAddr;
 
@@ -123,8 +124,12 @@ impl Agent {
                 continue;
             };
             let reservations = held.reservations.entry(container.name.clone()).or_default();
+            if reservations.len() == endpoint.ports.len() {
+                continue;
+            }
+            let reserved: HashSet<Binding> = reservations.iter().map(|held| held.binding).collect();
             for port in &endpoint.ports {
-                if reservations.iter().any(|held| held.binding == *port) {
+                if reserved.contains(port) {
                     continue;
                 }
                 match reserve_binding(*port) {

@@ -16,6 +16,7 @@ use super::watch::Role;
 use super::{Agent, Held, blocking};
 use crate::datapath::Keep;
 use crate::netlink::{gateway_peer, netns};
+use crate::publish::Binding;
 use crate::store::{ContainerRecord, State};
 
 impl Agent {
@@ -71,8 +72,8 @@ impl Agent {
             State::Running { process, .. } if process.is_alive() => {
                 Some((process.clone(), Role::Main))
             }
-            State::Running { .. } => {
-                let code = self.read_exit_file(&name);
+            State::Running { process, .. } => {
+                let code = self.read_exit_file(&name, process);
                 return self.finish(held, record, code).await;
             }
         };
@@ -153,9 +154,14 @@ impl Agent {
             let Some(endpoint) = &container.endpoint else {
                 continue;
             };
-            let reserved = held.reservations.get(&container.name);
+            let reservations = held.reservations.get(&container.name);
+            let reserved: HashSet<Binding> = reservations
+                .into_iter()
+                .flatten()
+                .map(|held| held.binding)
+                .collect();
             for port in &endpoint.ports {
-                if reserved.is_none_or(|held| held.iter().all(|held| held.binding != *port)) {
+                if !reserved.contains(port) {
                     let by = crate::publish::find_holder(port.proto, port.host_ip, port.host_port);
                     let by = by.map(|holder| format!(" {holder}")).unwrap_or_default();
                     log::warn!(

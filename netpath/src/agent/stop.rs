@@ -10,8 +10,8 @@ use super::Agent;
 use crate::problem::conflict;
 use crate::store::State;
 
-/// How long a killed container may take to be taken down.
-const END_PATIENCE: Duration = Duration::from_secs(20);
+/// How long the watcher may take to notice that a killed container has ended.
+const END_PATIENCE: Duration = Duration::from_secs(5);
 
 impl Agent {
     /// Asks a container's command to end, and after `timeout` seconds kills everything in
@@ -55,9 +55,20 @@ impl Agent {
         if self.wait_until_ended(name, END_PATIENCE).await? {
             return Ok(());
         }
-        Err(anyhow!(
-            "container {name} was killed but does not end, see the agent's log"
-        ))
+        if process.is_alive() {
+            return Err(anyhow!(
+                "container {name} was killed but does not end, see the agent's log"
+            ));
+        }
+        // The watcher failed, as when the disk was full.
+        let mut held = self.held.lock().await;
+        match self.store.find_container(name)? {
+            Some(record) if record.process() == Some(&process) => {
+                let code = self.read_exit_file(name, &process);
+                self.finish(&mut held, record, code).await
+            }
+            _ => Ok(()),
+        }
     }
 
     async fn wait_until_ended(&self, name: &str, patience: Duration) -> Result<bool> {

@@ -147,6 +147,10 @@ impl Agent {
                 Origin::Own => self.netns_path(&record.name),
                 Origin::Attached { path, .. } => path.into(),
             },
+            netns_id: match &record.origin {
+                Origin::Own => None,
+                Origin::Attached { dev, ino, .. } => Some((*dev, *ino)),
+            },
             log: command
                 .filter(|command| command.detached)
                 .map(|_| self.files_path(&record.name).join("log")),

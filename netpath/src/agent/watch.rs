@@ -13,6 +13,8 @@ use crate::store::{ProcessId, State};
 
 /// How long a living supervisor may take to write down the exit code.
 const EXIT_FILE_PATIENCE: Duration = Duration::from_secs(2);
+/// When what failed is tried again: the disk may have been full.
+const TRY_AGAIN: Duration = Duration::from_secs(30);
 const EXIT_FILE_POLL: Duration = Duration::from_millis(20);
 
 /// What a process is to its container.
@@ -33,12 +35,14 @@ impl Agent {
                 log::error!("cannot wait for container {name}: {error:#}");
                 return;
             }
-            let ended = match role {
-                Role::Main => agent.main_ended(&name, &process).await,
-                Role::Supervisor => agent.supervisor_ended(&name, &process).await,
-            };
-            if let Err(error) = ended {
+            loop {
+                let ended = match role {
+                    Role::Main => agent.main_ended(&name, &process).await,
+                    Role::Supervisor => agent.supervisor_ended(&name, &process).await,
+                };
+                let Err(error) = ended else { return };
                 log::error!("cannot take container {name} down: {error:#}");
+                tokio::time::sleep(TRY_AGAIN).await;
             }
         });
     }
@@ -57,12 +61,12 @@ impl Agent {
         let supervisor = record.supervisor;
         let read = async {
             loop {
-                if let Some(code) = self.read_exit_file(name) {
+                if let Some(code) = self.read_exit_file(name, process) {
                     return Some(code);
                 }
                 if !supervisor.as_ref().is_some_and(ProcessId::is_alive) {
                     // It may have written and ended between the two looks.
-                    return self.read_exit_file(name);
+                    return self.read_exit_file(name, process);
                 }
                 tokio::time::sleep(EXIT_FILE_POLL).await;
             }
@@ -95,13 +99,12 @@ impl Agent {
         Ok(())
     }
 
-    /// The exit code that the supervisor wrote down.
-    pub(super) fn read_exit_file(&self, name: &str) -> Option<i32> {
-        fs::read_to_string(self.files_path(name).join("exit"))
-            .ok()?
-            .trim()
-            .parse()
-            .ok()
+    /// The exit code of a process that its supervisor wrote down. A late supervisor of an
+    /// earlier container of this name may have written about another process.
+    pub(super) fn read_exit_file(&self, name: &str, process: &ProcessId) -> Option<i32> {
+        let text = fs::read_to_string(self.files_path(name).join("exit")).ok()?;
+        let (pid, code) = text.trim().split_once(' ')?;
+        (pid.parse() == Ok(process.pid)).then(|| code.parse().ok())?
     }
 }
 

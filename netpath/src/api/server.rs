@@ -19,9 +19,10 @@ use super::types::{Attach, CreateContainer, CreateNetwork, ErrorBody, Exited, St
 use crate::agent::Agent;
 use crate::problem::{Kind, kind_of};
 
-/// Longest request in bytes. Only the arguments of a command and the list of published
-/// ports can be long; 256 KiB are more than two thousand `-p`.
-const LONGEST_REQUEST: usize = 256 * 1024;
+/// Longest request in MiB. Only the arguments of a command and the list of published ports
+/// can be long; the kernel starts nothing with more than 2 MiB of arguments, unless somebody
+/// raised the limit of the stack.
+const LONGEST_REQUEST: usize = 4;
 
 type Answer = Result<Response, Failure>;
 type Shared = State<Arc<Agent>>;
@@ -67,7 +68,7 @@ pub fn router(agent: Arc<Agent>) -> Router {
                 "this path has no such method".into(),
             )
         })
-        .layer(DefaultBodyLimit::max(LONGEST_REQUEST))
+        .layer(DefaultBodyLimit::max(LONGEST_REQUEST << 20))
         .with_state(agent)
 }
 
@@ -101,6 +102,13 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
         match Json::<T>::from_request(request, state).await {
             Ok(Json(body)) => Ok(Self(body)),
+            Err(rejection) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => Err(Failure(
+                rejection.status(),
+                format!(
+                    "the request is longer than {LONGEST_REQUEST} MiB, put what is long (the \
+                     arguments of a command?) into a file"
+                ),
+            )),
             Err(rejection) => Err(Failure(rejection.status(), rejection.body_text())),
         }
     }
@@ -210,7 +218,7 @@ async fn exited(
     Checked(Path(name)): Checked<Path<String>>,
     Body(body): Body<Exited>,
 ) -> Answer {
-    to_the_end(async move { agent.exited(&name, Some(body.code)).await }).await
+    to_the_end(async move { agent.exited(&name, body.pid, body.code).await }).await
 }
 
 async fn stop(

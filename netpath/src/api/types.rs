@@ -170,6 +170,8 @@ pub struct Started {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Exited {
+    /// The command's process: another container may have the name by now.
+    pub pid: u32,
     /// Exit code; 128 + the number of the signal that killed it.
     pub code: i32,
 }
@@ -226,6 +228,9 @@ pub struct Container {
     pub exit_code: Option<i32>,
     /// File of its network namespace.
     pub netns: PathBuf,
+    /// Device and inode number of an attached namespace: its file may name another by now.
+    #[serde(default)]
+    pub netns_id: Option<(u64, u64)>,
     /// Its log, if it was detached.
     pub log: Option<PathBuf>,
     /// Seconds since 1970.

@@ -1,10 +1,11 @@
 //! `netpath exec`
 
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result};
 use nix::sched::{CloneFlags, setns};
 
 use super::{Context, container_path};
@@ -47,13 +48,15 @@ pub fn run(args: Args, context: &Context) -> Result<ExitCode> {
             setns(process, flags).with_context(failed)?;
         }
         ("attached", ..) => {
-            let netns: File = netns::open(&container.netns)
+            let netns = netns::open(&container.netns)
                 .with_context(failed)?
+                .filter(|netns| is_same(netns, container.netns_id))
                 .ok_or_else(|| {
-                    anyhow!(
-                        "{} is no network namespace any more",
-                        container.netns.display()
-                    )
+                    conflict(format!(
+                        "{} is not the namespace any more that was attached as {}",
+                        container.netns.display(),
+                        container.name
+                    ))
                 })?;
             setns(netns, CloneFlags::CLONE_NEWNET).with_context(failed)?;
         }
@@ -80,6 +83,12 @@ pub fn run(args: Args, context: &Context) -> Result<ExitCode> {
     let error = Command::new(&program).arg0(name).args(arguments).exec();
     eprintln!("netpath: {} cannot be executed: {error}", program.display());
     Ok(ExitCode::from(NOT_EXECUTABLE))
+}
+
+/// A path below /proc may lead to the namespace of another process by now.
+fn is_same(netns: &File, id: Option<(u64, u64)>) -> bool {
+    let found = netns.metadata().ok().map(|meta| (meta.dev(), meta.ino()));
+    found.is_some() && found == id
 }
 
 /// A process whose namespaces can be entered: the one that started at `start_time`, not a

@@ -133,14 +133,15 @@ impl Supervised {
             }
         };
         let code = exit_code(status);
+        let pid = self.child.id();
         // For the agent that is not there now; it may be back any time.
-        if let Err(error) = write_exit_file(&self.created.exit_file, code) {
+        if let Err(error) = write_exit_file(&self.created.exit_file, pid, code) {
             log::warn!("{error:#}");
         }
         let path = format!("/v1/containers/{}/exited", self.created.name);
         if let Err(error) = self
             .client
-            .post::<serde_json::Value>(&path, &Exited { code })
+            .post::<serde_json::Value>(&path, &Exited { pid, code })
         {
             log::debug!("the agent was not told that the command ended: {error:#}");
         }
@@ -155,9 +156,10 @@ fn exit_code(status: ExitStatus) -> i32 {
         .unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
 }
 
-fn write_exit_file(path: &std::path::Path, code: i32) -> Result<()> {
+/// The process is named, because another container may have the file's name by now.
+fn write_exit_file(path: &std::path::Path, pid: u32, code: i32) -> Result<()> {
     let new = path.with_extension("new");
-    fs::write(&new, format!("{code}\n"))
+    fs::write(&new, format!("{pid} {code}\n"))
         .and_then(|()| fs::rename(&new, path))
         .map_err(|error| anyhow!("cannot write {}: {error}", path.display()))
 }

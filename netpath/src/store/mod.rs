@@ -12,8 +12,12 @@
 mod records;
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{PoisonError, RwLock};
 
 use anyhow::{Context, Result, anyhow};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
@@ -35,10 +39,14 @@ const CONTAINERS: TableDefinition<&str, &[u8]> = TableDefinition::new("container
 /// (network id, address) → container; 4 or 16 bytes of address in network order.
 const LEASES: TableDefinition<(u16, &[u8]), &str> = TableDefinition::new("leases");
 
-/// The agent's store; reads never wait for a write.
+/// The agent's store.
 #[derive(Debug)]
 pub struct Store {
-    database: Database,
+    path: PathBuf,
+    /// `None` if it could not be opened again after a write had failed.
+    database: RwLock<Option<Database>>,
+    /// A write has failed: redb refuses all others until the file is opened anew.
+    failed: AtomicBool,
 }
 
 impl Store {
@@ -53,34 +61,33 @@ impl Store {
     /// The file cannot be opened, is no store, or was written by a newer version.
     pub fn open(state_dir: &Path) -> Result<Self> {
         let path = Self::path(state_dir);
-        let failed = || format!("cannot open the store {}", path.display());
-        let database = Database::create(&path).with_context(failed)?;
-        let transaction = database.begin_write().with_context(failed)?;
-        {
-            let mut meta = transaction.open_table(META).with_context(failed)?;
-            let schema = meta
-                .get("schema")
-                .with_context(failed)?
-                .map(|value| value.value());
-            match schema {
-                None => {
-                    meta.insert("schema", SCHEMA).with_context(failed)?;
-                }
-                Some(SCHEMA) => {}
-                Some(other) => {
-                    return Err(anyhow!(
-                        "the store {} was written by a newer netpath (layout {other}, this one \
-                         knows {SCHEMA}): start that version, or move the file away to begin anew",
-                        path.display()
-                    ));
-                }
-            }
-            transaction.open_table(NETWORKS).with_context(failed)?;
-            transaction.open_table(CONTAINERS).with_context(failed)?;
-            transaction.open_table(LEASES).with_context(failed)?;
+        let database = open(&path)?;
+        Ok(Self {
+            path,
+            database: RwLock::new(Some(database)),
+            failed: AtomicBool::new(false),
+        })
+    }
+
+    /// After a full disk or the like: the file as it was before the write that failed.
+    fn open_again(&self) -> Result<()> {
+        let mut database = self
+            .database
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        if self.failed.load(Ordering::Relaxed) || database.is_none() {
+            // The file is locked as long as it is open.
+            *database = None;
+            *database = Some(open(&self.path)?);
+            self.failed.store(false, Ordering::Relaxed);
         }
-        transaction.commit().with_context(failed)?;
-        Ok(Self { database })
+        Ok(())
+    }
+
+    /// Calls `action` with the open database.
+    fn with_database<T>(&self, action: impl FnOnce(&Database) -> Result<T>) -> Result<T> {
+        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        action(database.as_ref().context("the store is not open")?)
     }
 
     /// A number that was never returned before.
@@ -253,28 +260,75 @@ impl Store {
     }
 
     fn read<T>(&self, action: impl FnOnce(&redb::ReadTransaction) -> Result<T>) -> Result<T> {
-        let transaction = self
-            .database
-            .begin_read()
-            .context("cannot read the store")?;
-        action(&transaction).context("cannot read the store")
+        let failed = "cannot read the store";
+        if self.is_closed() {
+            self.open_again().context(failed)?;
+        }
+        self.with_database(|database| action(&database.begin_read()?))
+            .context(failed)
+    }
+
+    fn is_closed(&self) -> bool {
+        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        database.is_none()
     }
 
     /// One transaction: all of `action`, or, if it fails, nothing.
     fn write<T>(&self, action: impl FnOnce(&redb::WriteTransaction) -> Result<T>) -> Result<T> {
-        let transaction = self
-            .database
-            .begin_write()
-            .context("cannot write the store")?;
-        let value = match action(&transaction) {
-            Ok(value) => value,
+        let failed = "cannot write the store";
+        if self.failed.load(Ordering::Relaxed) || self.is_closed() {
+            self.open_again().context(failed)?;
+        }
+        let written = self.with_database(|database| {
+            let transaction = database.begin_write()?;
+            let value = action(&transaction)?;
+            transaction.commit()?;
+            Ok(value)
+        });
+        match written {
             // A user's mistake stays the user's sentence.
-            Err(error) if crate::problem::kind_of(&error).is_some() => return Err(error),
-            Err(error) => return Err(error.context("cannot write the store")),
-        };
-        transaction.commit().context("cannot write the store")?;
-        Ok(value)
+            Err(error) if crate::problem::kind_of(&error).is_some() => Err(error),
+            Err(error) => {
+                self.failed.store(true, Ordering::Relaxed);
+                Err(error.context(failed))
+            }
+            Ok(value) => Ok(value),
+        }
     }
+}
+
+/// Opens the file, makes what tables it lacks and checks its layout.
+fn open(path: &Path) -> Result<Database> {
+    let failed = || format!("cannot open the store {}", path.display());
+    let database = Database::create(path).with_context(failed)?;
+    // What commands were started with may be a secret.
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).with_context(failed)?;
+    let transaction = database.begin_write().with_context(failed)?;
+    {
+        let mut meta = transaction.open_table(META).with_context(failed)?;
+        let schema = meta
+            .get("schema")
+            .with_context(failed)?
+            .map(|value| value.value());
+        match schema {
+            None => {
+                meta.insert("schema", SCHEMA).with_context(failed)?;
+            }
+            Some(SCHEMA) => {}
+            Some(other) => {
+                return Err(anyhow!(
+                    "the store {} was written by a newer netpath (layout {other}, this one \
+                     knows {SCHEMA}): start that version, or move the file away to begin anew",
+                    path.display()
+                ));
+            }
+        }
+        transaction.open_table(NETWORKS).with_context(failed)?;
+        transaction.open_table(CONTAINERS).with_context(failed)?;
+        transaction.open_table(LEASES).with_context(failed)?;
+    }
+    transaction.commit().with_context(failed)?;
+    Ok(database)
 }
 
 fn put<T: Serialize>(

@@ -188,6 +188,22 @@ impl ContainerRecord {
         matches!(self.state, State::Exited { .. })
     }
 
+    /// Whether it is another container than `earlier`, a record of the same name. (The
+    /// supervisor is forgotten as a container ends.)
+    pub fn is_another_than(&self, earlier: &Self) -> bool {
+        self.created != earlier.created
+            || self.origin != earlier.origin
+            || self.supervisor.is_some() && self.supervisor != earlier.supervisor
+    }
+
+    /// The process of its command, while it runs.
+    pub fn process(&self) -> Option<&ProcessId> {
+        match &self.state {
+            State::Running { process, .. } => Some(process),
+            State::Creating | State::Created | State::Exited { .. } => None,
+        }
+    }
+
     /// Whether its namespace is the agent's.
     pub fn is_own(&self) -> bool {
         self.origin == Origin::Own
