@@ -96,8 +96,12 @@ impl Agent {
                 "the gateway device of network {} is gone, making it anew",
                 network.name
             );
-            self.make_network(&mut network).await?;
-            self.store.put_network(&network)?;
+            let made = self.make_network(&mut network).await;
+            if let Err(error) = made.and_then(|()| self.store.put_network(&network)) {
+                // The others are none the worse for it.
+                log::error!("network {} stays without: {error:#}", network.name);
+                continue;
+            }
             remade.push(network.name);
         }
         for record in containers {

@@ -3,17 +3,18 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::settings::Settings;
 use crate::doctor;
-use crate::problem::conflict;
+use crate::problem::{conflict, invalid};
 
 /// Name of the lock file in both folders.
 const LOCK: &str = "agent.lock";
@@ -22,6 +23,7 @@ const LOCK: &str = "agent.lock";
 #[derive(Debug)]
 pub struct Locks {
     _files: [Flock<File>; 2],
+    bpffs: Option<Flock<File>>,
     _namespace: UnixDatagram,
 }
 
@@ -32,6 +34,7 @@ impl Locks {
     /// Another agent works with one of them, or a folder cannot be written.
     pub fn take(settings: &Settings) -> Result<Self> {
         let run_dir = &settings.run_dir;
+        check_is_ours(run_dir)?;
         for folder in [
             run_dir.clone(),
             run_dir.join("netns"),
@@ -42,10 +45,26 @@ impl Locks {
         // The store is nobody's business.
         make_folder(&settings.state_dir, 0o700)?;
         let files = [lock(run_dir)?, lock(&settings.state_dir)?];
-        Ok(Self {
+        let mut locks = Self {
             _files: files,
+            bpffs: None,
             _namespace: lock_namespace()?,
-        })
+        };
+        if settings.bpffs.is_dir() {
+            locks.take_bpffs(&settings.bpffs)?;
+        }
+        Ok(locks)
+    }
+
+    /// Locks the folder of the pins, which must be there by now.
+    ///
+    /// # Errors
+    /// Another agent, perhaps in another network namespace, works with it.
+    pub fn take_bpffs(&mut self, bpffs: &Path) -> Result<()> {
+        if self.bpffs.is_none() {
+            self.bpffs = Some(lock_bpffs(bpffs)?);
+        }
+        Ok(())
     }
 
     /// The lock files of two folders, for whoever removes the folders.
@@ -54,16 +73,124 @@ impl Locks {
     }
 }
 
-/// Locks what there is of two folders, without making them.
+/// Locks what there is of an agent's folders, without making them.
 ///
 /// # Errors
 /// An agent works with one of them.
-pub(super) fn lock_folders(run_dir: &Path, state_dir: &Path) -> Result<Vec<Flock<File>>> {
-    [run_dir, state_dir]
+pub(super) fn lock_folders(settings: &Settings) -> Result<Vec<Flock<File>>> {
+    check_is_ours(&settings.run_dir)?;
+    let mut locks = [&settings.run_dir, &settings.state_dir]
         .into_iter()
         .filter(|folder| folder.is_dir())
-        .map(lock)
-        .collect()
+        .map(|folder| lock(folder))
+        .collect::<Result<Vec<_>>>()?;
+    if settings.bpffs.is_dir() {
+        check_bpffs(&settings.bpffs)?;
+        locks.push(lock_bpffs(&settings.bpffs)?);
+    }
+    Ok(locks)
+}
+
+/// In a run folder everything below `netns` and `containers` is the agent's to remove, so it
+/// must not be somebody else's: `/run` has folders of these names, too.
+fn check_is_ours(run_dir: &Path) -> Result<()> {
+    let is_used = |name: &str| {
+        fs::read_dir(run_dir.join(name)).is_ok_and(|mut entries| entries.next().is_some())
+    };
+    if !run_dir.join(LOCK).exists() && (is_used("netns") || is_used("containers")) {
+        return Err(conflict(format!(
+            "the folder {} is used by something else than netpath, choose one of its own with \
+             --run-dir",
+            run_dir.display()
+        )));
+    }
+    Ok(())
+}
+
+/// Checks that the folder of the pins can be: on a bpffs, but not all of it, because every pin
+/// in it is the agent's to remove.
+///
+/// # Errors
+/// It cannot.
+pub(super) fn check_bpffs(bpffs: &Path) -> Result<()> {
+    let existing = bpffs.ancestors().find(|folder| folder.exists());
+    let on_bpffs = existing.is_some_and(|folder| {
+        statfs(folder).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC)
+    });
+    if !on_bpffs {
+        return Err(invalid(format!(
+            "{} is not on a bpffs, mount one with \"mount -t bpf bpf /sys/fs/bpf\" or choose \
+             another folder with --bpffs",
+            bpffs.display()
+        )));
+    }
+    // A bind mount of a folder of it is fine: its root (fourth word) is not all.
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let is_root = mounts.lines().any(|line| {
+        let mut words = line.split(' ').skip(3);
+        words.next() == Some("/") && words.next().map(Path::new) == Some(bpffs)
+    });
+    if is_root {
+        return Err(invalid(format!(
+            "{0} is the whole bpffs, choose a folder in it like {0}/netpath with --bpffs",
+            bpffs.display()
+        )));
+    }
+    Ok(())
+}
+
+/// Pins cannot have a lock file among them; the folder itself is locked.
+fn lock_bpffs(bpffs: &Path) -> Result<Flock<File>> {
+    let failed = || format!("cannot lock {}", bpffs.display());
+    let folder = File::open(bpffs).with_context(failed)?;
+    match Flock::lock(folder, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(lock),
+        Err((_, nix::Error::EWOULDBLOCK)) => Err(conflict(format!(
+            "another agent has its programs and maps in {}; stop it first, or choose another \
+             folder with --bpffs",
+            bpffs.display()
+        ))),
+        Err((_, error)) => Err(error).with_context(failed),
+    }
+}
+
+/// Removes a socket that nobody listens on; true if there was one.
+///
+/// # Errors
+/// As [`check_socket`].
+pub(super) fn remove_socket(socket: &Path) -> Result<bool> {
+    let is_there = check_socket(socket)?;
+    if is_there {
+        fs::remove_file(socket).with_context(|| format!("cannot remove {}", socket.display()))?;
+    }
+    Ok(is_there)
+}
+
+/// Whether there is a socket, which must be one that nobody listens on. The locks do not
+/// protect it: it may be outside of the folders.
+///
+/// # Errors
+/// Somebody listens on it, or it is something else than a socket.
+pub(super) fn check_socket(socket: &Path) -> Result<bool> {
+    let failed = || format!("cannot look at {}", socket.display());
+    match fs::symlink_metadata(socket) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error).with_context(failed),
+        Ok(meta) if !meta.file_type().is_socket() => {
+            return Err(conflict(format!(
+                "{} exists and is not a socket, choose another path with --socket",
+                socket.display()
+            )));
+        }
+        Ok(_) => {}
+    }
+    if UnixStream::connect(socket).is_ok() {
+        return Err(conflict(format!(
+            "somebody else listens on {}, choose another socket with --socket",
+            socket.display()
+        )));
+    }
+    Ok(true)
 }
 
 fn make_folder(folder: &Path, mode: u32) -> Result<()> {

@@ -138,13 +138,7 @@ pub async fn run(settings: Settings) -> Result<()> {
 /// Makes the socket, for root and the group `netpath`.
 fn listen(socket: &Path) -> Result<UnixListener> {
     let failed = || format!("cannot listen on {}", socket.display());
-    // The locks say that no agent uses it.
-    match fs::remove_file(socket) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(error).with_context(failed);
-        }
-        _ => {}
-    }
+    lock::remove_socket(socket)?;
     if let Some(folder) = socket.parent() {
         fs::create_dir_all(folder).with_context(failed)?;
     }
@@ -164,11 +158,14 @@ impl Agent {
     /// Takes over what an earlier agent left, or begins anew.
     async fn start(settings: Settings) -> Result<Arc<Self>> {
         lock::check_host()?;
-        let locks = Locks::take(&settings)?;
-        lock::raise_file_limit();
-        let store = Store::open(&settings.state_dir)?;
+        lock::check_bpffs(&settings.bpffs)?;
         let netlink = Netlink::connect()?;
         let settings = settings.with_uplinks(&netlink).await?;
+        // Nothing is made before all that can be asked was asked.
+        let mut locks = Locks::take(&settings)?;
+        lock::check_socket(&settings.socket)?;
+        lock::raise_file_limit();
+        let store = Store::open(&settings.state_dir)?;
         let options = DatapathOptions {
             bpffs: settings.bpffs.clone(),
             max_flows: settings.max_flows,
@@ -176,6 +173,7 @@ impl Agent {
             log: settings.log_datapath,
         };
         let datapath = blocking(|| Datapath::open(&options))?;
+        locks.take_bpffs(&settings.bpffs)?;
         let held = Held {
             reservations: HashMap::new(),
             ephemeral: EphemeralPorts::read(settings.snat_ports),

@@ -51,7 +51,12 @@ impl Agent {
             return Err(error);
         }
         // The gateway's addresses are the host's own from now on.
-        self.look_around(held).await?;
+        if let Err(error) = self.look_around(held).await {
+            if let Err(second) = self.unmake_network(&record).await {
+                log::error!("cannot clean up after network {}: {second:#}", record.name);
+            }
+            return Err(error);
+        }
         log::info!("network {} is there", record.name);
         Ok(record)
     }
@@ -164,9 +169,22 @@ impl Agent {
     async fn host_routes(&self, networks: &[NetworkRecord]) -> Result<Vec<(IpNet, String)>> {
         let links = self.netlink.links().await?;
         let routes = self.netlink.routes().await?;
+        let addresses = self.netlink.addresses().await?;
+        let own_devices: Vec<u32> = networks.iter().map(|network| network.ifindex).collect();
+        let name_of = |index: u32| {
+            let link = links.iter().find(|link| link.index == index);
+            link.map(|link| format!(" on {}", link.name))
+                .unwrap_or_default()
+        };
+        // An address without a subnet of its own (/32, /128) has no route in this sense.
+        let addresses: Vec<(IpNet, String)> = addresses
+            .iter()
+            .filter(|address| address.is_global && !own_devices.contains(&address.index))
+            .map(|address| (IpNet::from(address.ip), name_of(address.index)))
+            .collect();
         Ok(routes
             .into_iter()
-            .filter(|route| route.is_unicast && route.destination.prefix_len() > 0)
+            .filter(|route| route.is_unicast && !is_default(&route.destination))
             .filter(|route| !is_everywhere(&route.destination))
             .filter(|route| {
                 !networks
@@ -174,13 +192,10 @@ impl Agent {
                     .any(|network| route.devices.contains(&network.ifindex))
             })
             .map(|route| {
-                let device = links
-                    .iter()
-                    .find(|link| route.devices.contains(&link.index))
-                    .map(|link| format!(" on {}", link.name))
-                    .unwrap_or_default();
-                (route.destination, device)
+                let device = route.devices.first().copied().map(name_of);
+                (route.destination, device.unwrap_or_default())
             })
+            .chain(addresses)
             .collect())
     }
 
@@ -303,6 +318,12 @@ impl Agent {
             None => self.store.network(wanted),
         }
     }
+}
+
+/// The default route, or a large part of it: VPNs take all traffic by two routes of half of
+/// it each (0.0.0.0/1 and 128.0.0.0/1), and 2000::/3 is all of the global IPv6 addresses.
+fn is_default(destination: &IpNet) -> bool {
+    destination.prefix_len() < 4
 }
 
 /// Ranges that every host has routes for and that no subnet can be in anyway.

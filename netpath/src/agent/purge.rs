@@ -1,6 +1,5 @@
 //! Removing everything that an agent made, without an agent.
 
-use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,14 +9,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 
-use super::lock::{Locks, lock_folders, lock_namespace};
+use super::lock::{Locks, lock_folders, lock_namespace, remove_socket};
 use super::settings::Settings;
 use crate::container::process;
 use crate::datapath::Datapath;
 use crate::doctor;
-use crate::netlink::{Netlink, netns};
+use crate::netlink::{Link, Netlink, netns};
 use crate::problem::invalid;
-use crate::store::{ContainerRecord, Store};
+use crate::store::{ContainerRecord, NetworkRecord, Store};
 
 /// How long processes that were killed may take to be gone.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -31,16 +30,17 @@ pub fn purge(settings: &Settings) -> Result<Vec<String>> {
     if !doctor::has_capability() {
         return Err(invalid("only root can remove what an agent made, use sudo"));
     }
-    let locks = lock_folders(&settings.run_dir, &settings.state_dir)?;
+    let locks = lock_folders(settings)?;
     let mut removed = Vec::new();
-    let containers = read_store(&settings.state_dir)?;
+    let known = read_store(&settings.state_dir);
+    let containers = known.as_ref().map_or(&[][..], |known| &known.containers);
     let netns_dir = settings.run_dir.join("netns");
     let namespaces = files_in(&netns_dir);
     for path in &namespaces {
         end_processes(path)?;
     }
-    end_supervisors(&containers);
-    remove_devices(settings, &containers, &mut removed)?;
+    end_supervisors(containers);
+    remove_devices(known.as_ref(), &mut removed)?;
     for path in &namespaces {
         netns::remove(path)?;
         removed.push(format!("namespace {}", path.display()));
@@ -50,11 +50,16 @@ pub fn purge(settings: &Settings) -> Result<Vec<String>> {
             .with_context(|| format!("cannot remove {}", settings.bpffs.display()))?;
         removed.push(format!("programs and maps in {}", settings.bpffs.display()));
     }
+    match remove_socket(&settings.socket) {
+        Ok(true) => removed.push(settings.socket.display().to_string()),
+        Ok(false) => {}
+        // NETPATH_SOCKET may name the socket of another agent, which has other folders.
+        Err(error) => log::info!("{} stays: {error:#}", settings.socket.display()),
+    }
     let [run_lock, state_lock] = Locks::paths(&settings.run_dir, &settings.state_dir);
     for path in [
         settings.run_dir.join("containers"),
         netns_dir,
-        settings.socket.clone(),
         Store::path(&settings.state_dir),
         run_lock,
         state_lock,
@@ -73,17 +78,29 @@ pub fn purge(settings: &Settings) -> Result<Vec<String>> {
     Ok(removed)
 }
 
-/// The containers of a store; none if there is no store.
-fn read_store(state_dir: &Path) -> Result<Vec<ContainerRecord>> {
+/// What a store knows.
+struct Known {
+    containers: Vec<ContainerRecord>,
+    networks: Vec<NetworkRecord>,
+}
+
+/// `None` if there is no store, or it cannot be read.
+fn read_store(state_dir: &Path) -> Option<Known> {
     if !Store::path(state_dir).exists() {
-        return Ok(Vec::new());
+        return None;
     }
-    match Store::open(state_dir).and_then(|store| store.containers()) {
-        Ok(containers) => Ok(containers),
+    let read = Store::open(state_dir).and_then(|store| {
+        Ok(Known {
+            containers: store.containers()?,
+            networks: store.networks()?,
+        })
+    });
+    match read {
+        Ok(known) => Some(known),
         // What it would have told is found by looking, too, except a supervisor's number.
         Err(error) => {
             log::warn!("the store is removed unread: {error:#}");
-            Ok(Vec::new())
+            None
         }
     }
 }
@@ -119,19 +136,10 @@ fn end_supervisors(containers: &[ContainerRecord]) {
     }
 }
 
-fn remove_devices(
-    settings: &Settings,
-    containers: &[ContainerRecord],
-    removed: &mut Vec<String>,
-) -> Result<()> {
-    // If another agent serves this network namespace with folders of its own, only what
-    // our store knows is ours.
+/// Removes the devices that the store knows; without a store all that look like ours, unless
+/// an agent with folders of its own serves this network namespace.
+fn remove_devices(known: Option<&Known>, removed: &mut Vec<String>) -> Result<()> {
     let alone = lock_namespace();
-    let known: HashSet<String> = containers
-        .iter()
-        .filter_map(|container| Some(container.endpoint.as_ref()?.device.clone()))
-        .chain(network_devices(&settings.state_dir))
-        .collect();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .build()
@@ -139,10 +147,11 @@ fn remove_devices(
     runtime.block_on(async {
         let netlink = Netlink::connect()?;
         for link in netlink.links().await? {
-            if link.is_ours()
-                && (alone.is_ok() || known.contains(&link.name))
-                && netlink.delete_link(&link.name).await?
-            {
+            let wanted = match known {
+                Some(known) => known.has(&link),
+                None => alone.is_ok(),
+            };
+            if link.is_ours() && wanted && netlink.delete_link(&link.name).await? {
                 removed.push(format!("device {}", link.name));
             }
         }
@@ -150,16 +159,16 @@ fn remove_devices(
     })
 }
 
-fn network_devices(state_dir: &Path) -> Vec<String> {
-    if !Store::path(state_dir).exists() {
-        return Vec::new();
+impl Known {
+    /// Whether it is a device of the store, and not one of the same name in another network
+    /// namespace than the agent's. A device whose index was not written down yet has index 0.
+    fn has(&self, link: &Link) -> bool {
+        let networks = self.networks.iter().map(|n| (&n.device, n.ifindex));
+        let endpoints = self.containers.iter().filter_map(|c| c.endpoint.as_ref());
+        networks
+            .chain(endpoints.map(|e| (&e.device, e.ifindex)))
+            .any(|(name, index)| *name == link.name && [0, link.index].contains(&index))
     }
-    let networks = Store::open(state_dir).and_then(|store| store.networks());
-    networks
-        .unwrap_or_default()
-        .into_iter()
-        .map(|network| network.device)
-        .collect()
 }
 
 fn remove_path(path: &Path, removed: &mut Vec<String>) -> Result<()> {

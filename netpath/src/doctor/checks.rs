@@ -19,6 +19,7 @@ const BPFFS: &str = "/sys/fs/bpf";
 
 /// Numbers of capabilities, from linux/capability.h.
 const CAP_NET_ADMIN: u32 = 12;
+const CAP_SYS_PTRACE: u32 = 19;
 const CAP_SYS_ADMIN: u32 = 21;
 const CAP_BPF: u32 = 39;
 
@@ -99,13 +100,18 @@ pub(super) fn privileges() -> Check {
         (CAP_NET_ADMIN, "CAP_NET_ADMIN"),
         (CAP_SYS_ADMIN, "CAP_SYS_ADMIN"),
         (CAP_BPF, "CAP_BPF"),
+        // Without it the processes of a container cannot be found, and live on.
+        (CAP_SYS_PTRACE, "CAP_SYS_PTRACE"),
     ]
     .into_iter()
     .filter(|(number, _)| held & (1 << number) == 0)
     .map(|(_, name)| name)
     .collect();
     if lacking.is_empty() {
-        return Check::ok("privileges", "CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_BPF");
+        return Check::ok(
+            "privileges",
+            "CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_BPF, CAP_SYS_PTRACE",
+        );
     }
     Check::missing(
         "privileges",
