@@ -48,6 +48,7 @@ const TOOLS: &[Tool] = &[
     tool("dnsmasq", &["dnsmasq-base"]),
     tool("busybox", &["busybox-static", "busybox"]),
     tool("ps", &["procps"]),
+    tool("python3", &["python3-minimal"]),
     tool("ethtool", &["ethtool"]),
     tool("cc", &["gcc"]),
 ];
