@@ -3,24 +3,19 @@
 use anyhow::Result;
 
 use crate::host::{BPFFS, become_root, is_root};
-use crate::leftovers::{
-    self, delete_link, delete_namespace, end, links, namespaces, pins, remove_directory,
-};
+use crate::leftovers::{self, delete_namespace, end, namespaces, pins, remove_directory};
 
-/// Namespaces that tests and the demonstration make.
-const NAMESPACES: &str = "np-";
-/// Links that agents make.
-const LINKS: &str = "np";
+/// How the names of namespaces begin that tests and the demonstration make. All of their links
+/// are in them: those of the machine itself are an agent's in real use, even if it does not run
+/// just now.
+const NAMESPACES: [&str; 2] = ["np-test-", "np-demo-"];
 /// Directories under bpffs, and parts of the arguments, of agents that are not for real use.
 const MARKS: [&str; 2] = ["netpath-test", "netpath-demo"];
 
 /// Finds and removes; what could not be removed is an error, after the rest is done.
 pub fn run() -> Result<()> {
     if !is_root() {
-        return become_root(
-            &["clean-machine".to_owned()],
-            "removing namespaces and links",
-        );
+        return become_root(&["clean-machine".to_owned()], "removing namespaces");
     }
     let mut removed = 0;
     let mut problems = Vec::new();
@@ -32,7 +27,7 @@ pub fn run() -> Result<()> {
         Err(error) => problems.push(format!("{what}: {error:#}")),
     };
 
-    let spaces = namespaces(NAMESPACES);
+    let spaces: Vec<String> = NAMESPACES.into_iter().flat_map(namespaces).collect();
     let stray = leftovers::processes(|process| {
         (process.is_agent() && MARKS.iter().any(|mark| process.mentions(mark)))
             || process.has_environment(crate::demo::MARK)
@@ -52,19 +47,6 @@ pub fn run() -> Result<()> {
     for space in spaces {
         let result = delete_namespace(&space);
         note(format!("namespace {space}"), result);
-    }
-    // The links of an agent in real use look the same: only without one are they leftovers.
-    let real = leftovers::processes(leftovers::Process::is_agent);
-    if let Some(agent) = real.first() {
-        println!(
-            "a netpath agent runs here (process {}): links are left alone",
-            agent.id
-        );
-    } else {
-        for link in links(LINKS) {
-            let result = delete_link(&link);
-            note(format!("link {link}"), result);
-        }
     }
     for pin in MARKS.iter().flat_map(|mark| pins(BPFFS, mark)) {
         let result = remove_directory(&pin);

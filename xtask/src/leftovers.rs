@@ -37,20 +37,6 @@ pub fn delete_namespace(name: &str) -> Result<()> {
         .map(drop)
 }
 
-/// The links of this process's namespace whose name begins so.
-pub fn links(prefix: &str) -> Vec<String> {
-    names_in(Path::new("/sys/class/net"), prefix)
-}
-
-/// Deletes a link. That it is gone already is fine: with one end of a veth goes the other.
-pub fn delete_link(name: &str) -> Result<()> {
-    let deleted = capture(Command::new("ip").args(["link", "delete", name]), IP_LIMIT)?;
-    if Path::new("/sys/class/net").join(name).exists() {
-        deleted.ok(&format!("`ip link delete {name}`"))?;
-    }
-    Ok(())
-}
-
 /// The directories of a bpf filesystem whose name begins so.
 pub fn pins(bpffs: &str, prefix: &str) -> Vec<PathBuf> {
     let root = Path::new(bpffs);
