@@ -367,3 +367,23 @@ fn without_the_right_to_find_processes_the_agent_refuses() {
     let sentence = run(command).refused();
     assert!(sentence.contains("CAP_SYS_PTRACE"), "{sentence}");
 }
+
+#[test]
+fn quoted_words_do_not_break_a_sentence() {
+    let lab = Lab::new();
+    for args in [
+        &["network", "create", "n", "--subnet", "a\nb"][..],
+        &["run", "-d", "-p", "80\nb", "--", "true"],
+        &["run", "--", "no\nsuch"],
+        &["attach", "--name", "n", "--netns", "/proc/self/ns/mnt"],
+        &["rm", "a\nb", "c\nd"],
+        &["a\nb"],
+    ] {
+        let ran = lab.netpath(args);
+        assert!(ran.code.is_some_and(|code| code != 0), "{ran:?}");
+        assert!(ran.stderr.ends_with('\n'), "{ran:?}");
+        for line in ran.stderr.lines() {
+            assert!(line.starts_with("netpath: "), "{args:?}: {ran:?}");
+        }
+    }
+}

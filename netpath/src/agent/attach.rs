@@ -13,7 +13,7 @@ use crate::api::types::{Attach, Container};
 use crate::netlink::netns::Identity;
 use crate::netlink::{Netlink, netns};
 use crate::problem::{conflict, invalid, not_found};
-use crate::store::{ContainerRecord, Origin};
+use crate::store::{ContainerRecord, Origin, ProcessId};
 
 impl Agent {
     /// Makes an interface in a namespace that is somebody else's.
@@ -114,12 +114,7 @@ fn open_pid(pid: u32) -> Result<(PathBuf, File)> {
         Ok(Some(netns)) => Ok((path, netns)),
         Ok(None) => Err(anyhow!("{} is not a network namespace", path.display())),
         // A zombie has an entry in /proc and no namespaces any more.
-        Err(error)
-            if matches!(
-                error.raw_os_error(),
-                Some(libc::ENOENT | libc::ESRCH | libc::EACCES)
-            ) =>
-        {
+        Err(_) if ProcessId::of(pid).is_none_or(|process| !process.is_alive()) => {
             Err(not_found(format!("process {pid} does not run")))
         }
         Err(error) => {

@@ -14,6 +14,7 @@ use crate::container::lookup::{self, NOT_EXECUTABLE};
 use crate::container::process::Pidfd;
 use crate::doctor;
 use crate::netlink::netns;
+use crate::output::complain;
 use crate::problem::{conflict, invalid};
 use crate::store::ProcessId;
 
@@ -76,12 +77,15 @@ pub fn run(args: Args, context: &Context) -> Result<ExitCode> {
     let program = match lookup::find(name, path.as_deref()) {
         Ok(program) => program,
         Err(unusable) => {
-            eprintln!("netpath: {unusable}");
+            complain(&unusable.to_string());
             return Ok(ExitCode::from(unusable.code));
         }
     };
     let error = Command::new(&program).arg0(name).args(arguments).exec();
-    eprintln!("netpath: {} cannot be executed: {error}", program.display());
+    complain(&format!(
+        "{} cannot be executed: {error}",
+        program.display()
+    ));
     Ok(ExitCode::from(NOT_EXECUTABLE))
 }
 

@@ -26,7 +26,7 @@ use clap::{Parser, Subcommand};
 
 use crate::agent::settings::{RUN_DIR, SOCKET};
 use crate::api::client::Client;
-use crate::output::Format;
+use crate::output::{Format, complain, one_line};
 
 /// Networks for containers by eBPF: no bridge, no iptables, no conntrack.
 #[derive(Debug, Parser)]
@@ -117,7 +117,7 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() => {
-            eprintln!("netpath: {}", sentence(&error));
+            complain(&sentence(&error));
             // Like most programs that are used wrongly.
             return ExitCode::from(2);
         }
@@ -141,7 +141,7 @@ pub fn main() -> ExitCode {
     match dispatch(cli.verb, &context) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("netpath: {error:#}");
+            complain(&format!("{error:#}"));
             ExitCode::from(crate::container::shim::exit_code(&error))
         }
     }
@@ -174,12 +174,7 @@ fn sentence(error: &clap::Error) -> String {
     };
     let mut all = format!("{headline}{joint}{}", rest.join(", "));
     all.truncate(all.trim_end().len());
-    // One line, whatever the arguments contain.
-    let all: String = all
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
-    format!("{all}; {help}")
+    format!("{}; {help}", one_line(&all))
 }
 
 fn dispatch(verb: Verb, context: &Context) -> Result<ExitCode> {
@@ -225,7 +220,7 @@ fn for_each(names: &[String], action: impl Fn(&str) -> Result<()>) -> Result<()>
             Ok(()) => crate::output::print(&format!("{name}\n"))?,
             Err(error) => {
                 if let Some(earlier) = last.replace(error) {
-                    eprintln!("netpath: {earlier:#}");
+                    complain(&format!("{earlier:#}"));
                 }
             }
         }

@@ -11,7 +11,7 @@ use crate::container::lookup;
 use crate::container::shim::{self, Job, Report};
 use crate::container::supervise::{self, Streams};
 use crate::doctor;
-use crate::output::print;
+use crate::output::{complain, print};
 use crate::problem::invalid;
 
 #[derive(Debug, clap::Args)]
@@ -94,7 +94,7 @@ pub fn run(args: Args, context: &Context) -> Result<ExitCode> {
     let program = match lookup::find(program, path.as_deref()) {
         Ok(program) => program,
         Err(unusable) => {
-            eprintln!("netpath: {unusable}");
+            complain(&unusable.to_string());
             return Ok(ExitCode::from(unusable.code));
         }
     };
@@ -117,7 +117,7 @@ pub fn run(args: Args, context: &Context) -> Result<ExitCode> {
         return match shim::launch(&job)? {
             Report::Running(name) => print(&format!("{name}\n")).map(|()| ExitCode::SUCCESS),
             Report::Failed { error, code } => {
-                eprintln!("netpath: {error}");
+                complain(&error);
                 Ok(ExitCode::from(code))
             }
         };

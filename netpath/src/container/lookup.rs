@@ -29,6 +29,12 @@ pub fn find(program: &str, path: Option<&OsStr>) -> Result<PathBuf, Unusable> {
         code: NOT_EXECUTABLE,
         message: format!("{} cannot be executed", file.display()),
     };
+    if program.is_empty() {
+        return Err(Unusable {
+            code: NOT_FOUND,
+            message: "the command is empty".into(),
+        });
+    }
     if program.contains('/') {
         let file = PathBuf::from(program);
         return match is_executable(&file) {
@@ -79,7 +85,7 @@ mod tests {
         assert_eq!(find("nothing", search).unwrap_err().code, NOT_FOUND);
         assert_eq!(find("/no/such/file", search).unwrap_err().code, NOT_FOUND);
         assert_eq!(find("/tmp/", search).unwrap_err().code, NOT_EXECUTABLE);
-        assert_eq!(find("", search).unwrap_err().code, NOT_EXECUTABLE);
+        assert_eq!(find("", search).unwrap_err().code, NOT_FOUND);
         assert!(find("sh", None).is_ok());
     }
 }

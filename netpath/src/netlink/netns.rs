@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::thread;
@@ -33,14 +33,22 @@ pub fn identity(path: &Path) -> io::Result<Identity> {
     })
 }
 
-/// Opens a file that names a namespace; `None` if it is some other file.
+/// Asks a namespace's file of which kind it is (ioctl_nsfs(2)).
+const NS_GET_NSTYPE: libc::c_ulong = 0xb703;
+
+/// Opens a file that names a network namespace; `None` if it is some other file.
 ///
 /// # Errors
 /// It cannot be opened.
 pub fn open(path: &Path) -> io::Result<Option<File>> {
     let file = File::open(path)?;
     let kind = fstatfs(&file).map_err(io::Error::from)?;
-    Ok((kind.filesystem_type() == NSFS_MAGIC).then_some(file))
+    if kind.filesystem_type() != NSFS_MAGIC {
+        return Ok(None);
+    }
+    // SAFETY: the descriptor is open, and this request has no argument.
+    let kind = unsafe { libc::ioctl(file.as_raw_fd(), NS_GET_NSTYPE as _) };
+    Ok((kind == libc::CLONE_NEWNET).then_some(file))
 }
 
 /// Runs `action` on a thread inside the network namespace `netns`.
@@ -138,4 +146,17 @@ fn on_thread<T: Send>(action: impl FnOnce() -> Result<T> + Send) -> Result<T> {
             .join()
             .map_err(|_| anyhow!("a thread in a network namespace failed"))?
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_network_namespaces_are_opened() {
+        let opened = |path: &str| open(Path::new(path)).unwrap().is_some();
+        assert!(opened("/proc/self/ns/net"));
+        assert!(!opened("/proc/self/ns/mnt"));
+        assert!(!opened("/proc/self/stat"));
+    }
 }

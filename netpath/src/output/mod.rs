@@ -34,6 +34,18 @@ pub fn print(text: &str) -> Result<()> {
     }
 }
 
+/// One line, whatever a user's words that it quotes contain.
+pub fn one_line(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
+}
+
+/// Writes an error to standard error.
+pub fn complain(error: &str) {
+    eprintln!("netpath: {}", one_line(error));
+}
+
 /// Writes a value as JSON, indented.
 ///
 /// # Errors
@@ -134,6 +146,11 @@ mod tests {
         ];
         assert_eq!(table_of(&records), "Z Y   A\ntext  1\n-     1, x\n");
         assert_eq!(table_of(&[]), "");
+    }
+
+    #[test]
+    fn a_line_is_a_line() {
+        assert_eq!(one_line("a\nb\r\u{1b}[0m\u{85}c"), "a b  [0m c");
     }
 
     #[test]
