@@ -10,6 +10,9 @@ pub struct Config {
     pub snat_port_min: u16,
     /// Last port that masqueraded flows may use, host byte order.
     pub snat_port_max: u16,
+    /// Connections that one endpoint may have at a time: a container that floods the host with
+    /// flows must not take the table from the others.
+    pub max_flows_per_endpoint: u32,
     /// Idle times.
     pub timeouts: Timeouts,
 }
@@ -18,6 +21,7 @@ pub struct Config {
 pub static FALLBACK: Config = Config {
     snat_port_min: DEFAULT_SNAT_PORTS.0,
     snat_port_max: DEFAULT_SNAT_PORTS.1,
+    max_flows_per_endpoint: u32::MAX,
     timeouts: Timeouts::DEFAULT,
 };
 

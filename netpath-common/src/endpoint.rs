@@ -32,7 +32,7 @@ impl EndpointKey {
 pub struct Endpoint {
     /// Host-side veth; its peer is the container's interface.
     pub ifindex: u32,
-    /// Place in map `generations`; also names the endpoint in flows.
+    /// Place in map `slots`; also names the endpoint in flows.
     pub slot: u32,
     /// The network's gateway device, from where routes of the network are looked up.
     pub gateway_ifindex: u32,
@@ -59,7 +59,7 @@ pub struct Veth {
     pub gateway4: Addr,
     /// The network's IPv6 gateway, or `::`.
     pub gateway6: Addr,
-    /// Place in map `generations`.
+    /// Place in map `slots`.
     pub slot: u32,
     /// The network's gateway device: packets for the host arrive there.
     pub gateway_ifindex: u32,
@@ -113,7 +113,19 @@ impl Veth {
     }
 }
 
-/// How many endpoints a host can have at a time: the length of map `generations`.
+/// Value of map `slots`: an endpoint's account.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Slot {
+    /// Changes when the slot changes hands; flows of another generation are dead.
+    pub generation: u32,
+    /// Connections that the endpoint has begun (or, from outside, that were begun with it)
+    /// and that are still in the flow table. Two CPUs that count at once may lose one; the
+    /// agent counts anew whenever it sweeps.
+    pub flows: u32,
+}
+
+/// How many endpoints a host can have at a time: the length of map `slots`.
 ///
 /// A Linux bridge ends at 1,023 ports; 16,384 veth pairs are more than one kernel
 /// holds in comfort, and cost 64 KiB here.

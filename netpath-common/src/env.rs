@@ -115,6 +115,10 @@ pub trait Env {
     fn network_of(&self, addr: &Addr) -> Option<u16>;
     /// The generation of an endpoint's slot; changes when the slot changes hands.
     fn generation(&self, slot: u32) -> u32;
+    /// Puts one more connection on the account of a slot, unless that is full.
+    fn charge(&self, slot: u32) -> bool;
+    /// Takes one off the account of a slot.
+    fn refund(&self, slot: u32);
     /// The configuration in force.
     fn config(&self) -> &Config;
     /// Seconds since boot.

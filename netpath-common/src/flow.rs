@@ -33,7 +33,7 @@ pub struct Flow {
     pub ifindex: u32,
     /// The gateway device of the container's network: routes are looked up from there.
     pub gateway_ifindex: u32,
-    /// The container's place in map `generations`.
+    /// The container's place in map `slots`.
     pub slot: u32,
     /// The generation of that place when the flow was made.
     pub generation: u32,

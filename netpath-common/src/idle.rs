@@ -1,6 +1,7 @@
 //! Removal of flows that fell silent.
 
 use crate::env::{Env, Table};
+use crate::track;
 use crate::tuple::Tuple;
 
 /// Removes the connection of `key` if it has been silent for too long in both directions,
@@ -11,26 +12,18 @@ use crate::tuple::Tuple;
 #[inline(always)]
 pub fn remove_if_idle<E: Env>(env: &E, key: &Tuple) -> bool {
     let flows = env.flows();
-    let Some((last_seen, state, gone, other_key)) = flows.with(key, |flow| {
+    let Some((last_seen, state, gone)) = flows.with(key, |flow| {
         let gone = env.generation(flow.slot) != flow.generation;
-        (flow.last_seen, flow.state, gone, flow.other_key(key))
+        (flow.last_seen, flow.state, gone)
     }) else {
         return false;
     };
-    // The other half counts only if it belongs to this one.
-    let other_seen = flows
-        .with(&other_key, |other| {
-            (other.other_key(&other_key) == *key).then_some(other.last_seen)
-        })
-        .flatten();
+    let other_seen = track::with_other(env, key, |other| other.last_seen);
     let last_seen = last_seen.max(other_seen.unwrap_or(0));
     let idle = env.now().saturating_sub(last_seen);
     if !gone && idle <= env.config().timeouts.of(state) {
         return false;
     }
-    flows.remove(key);
-    if other_seen.is_some() {
-        flows.remove(&other_key);
-    }
+    track::remove(env, key);
     true
 }

@@ -40,7 +40,7 @@ pub struct PortTarget {
     pub port: u16,
     /// The container's network.
     pub network: u16,
-    /// The container's place in map `generations`.
+    /// The container's place in map `slots`.
     pub slot: u32,
 }
 

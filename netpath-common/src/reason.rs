@@ -46,11 +46,13 @@ pub enum DropReason {
     RewriteFailed = 19,
     /// The container of this flow is gone.
     StaleFlow = 20,
+    /// The container has as many connections as it may have at a time.
+    FlowBudget = 21,
 }
 
 impl DropReason {
     /// All reasons, for listings.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Malformed,
         Self::UnknownEtherType,
         Self::SpoofedSource,
@@ -71,6 +73,7 @@ impl DropReason {
         Self::TooBig,
         Self::RewriteFailed,
         Self::StaleFlow,
+        Self::FlowBudget,
     ];
 
     /// What it means, for people.
@@ -96,6 +99,7 @@ impl DropReason {
             Self::TooBig => "larger than the next hop's MTU",
             Self::RewriteFailed => "the kernel refused to change the packet",
             Self::StaleFlow => "the container of this flow is gone",
+            Self::FlowBudget => "the container has as many connections as it may have",
         }
     }
 }

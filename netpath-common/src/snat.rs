@@ -105,6 +105,26 @@ pub fn open<E: Env>(
     opening: &mut Opening,
     flow: &mut Flow,
 ) -> Result<(), DropReason> {
+    // Whoever hears the answers pays: the container that began, or that was dialled from
+    // outside.
+    let payer = opening.back.slot;
+    if !env.charge(payer) {
+        return Err(DropReason::FlowBudget);
+    }
+    let made = make(env, packet, opening, flow);
+    if made.is_err() {
+        env.refund(payer);
+    }
+    made
+}
+
+#[inline(always)]
+fn make<E: Env>(
+    env: &E,
+    packet: &Packet,
+    opening: &mut Opening,
+    flow: &mut Flow,
+) -> Result<(), DropReason> {
     let key = &packet.tuple;
     describe_reply(env, packet, opening, flow);
     reserve(env, key, opening, flow)?;

@@ -191,15 +191,54 @@ fn settle<E: Env>(env: &E, key: &Tuple) {
     flows.with(&other_key, |flow| flow.state = state);
 }
 
-/// Removes both entries; the other only if it belongs to this one. A flow whose container
-/// is gone holds no port: its answers' entry may be somebody else's by now.
-#[inline(never)]
-fn remove<E: Env>(env: &E, key: &Tuple) {
+/// Calls `f` with the other half of an entry, if it belongs to that.
+#[inline(always)]
+pub fn with_other<E: Env, R>(env: &E, key: &Tuple, f: impl FnOnce(&Flow) -> R) -> Option<R> {
     let flows = env.flows();
     let mut other_key = *key;
-    flows.with(key, |flow| other_key = flow.other_key(key));
+    flows.with(key, |flow| other_key = flow.other_key(key))?;
+    flows
+        .with(&other_key, |other| {
+            (other.other_key(&other_key) == *key).then(|| f(other))
+        })
+        .flatten()
+}
+
+/// No endpoint's slot.
+const NOBODY: u32 = u32::MAX;
+
+/// Removes an entry, and its other half if that is still its own (the key may have passed to
+/// a younger connection), and takes the connection off its payer's account.
+#[inline(never)]
+pub fn remove<E: Env>(env: &E, key: &Tuple) -> bool {
+    let flows = env.flows();
+    let mut other_key = *key;
+    // No option: LLVM leaves its value unset where it is none, which the verifier refuses.
+    let mut payer = NOBODY;
+    // The entry of the answers has the payer's slot; see `snat::open`.
+    let note = |flow: &Flow, payer: &mut u32| {
+        let alive = env.generation(flow.slot) == flow.generation;
+        if flow.direction == Direction::Reply && alive {
+            *payer = flow.slot;
+        }
+    };
+    flows.with(key, |flow| {
+        other_key = flow.other_key(key);
+        note(flow, &mut payer);
+    });
+    let own = flows.with(&other_key, |other| {
+        let own = other.other_key(&other_key) == *key;
+        if own {
+            note(other, &mut payer);
+        }
+        own
+    });
     flows.remove(key);
-    if flows.with(&other_key, |other| other.other_key(&other_key) == *key) == Some(true) {
+    if own == Some(true) {
         flows.remove(&other_key);
     }
+    if payer != NOBODY {
+        env.refund(payer);
+    }
+    true
 }

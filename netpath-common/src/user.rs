@@ -3,7 +3,7 @@
 use crate::addr::Addr;
 use crate::config::Config;
 use crate::counter::{Count, DropKey, HookCounters};
-use crate::endpoint::{Endpoint, EndpointKey, Veth};
+use crate::endpoint::{Endpoint, EndpointKey, Slot, Veth};
 use crate::flow::Flow;
 use crate::fragment::{FragmentKey, FragmentPorts};
 use crate::network::{HostAddr, Network, Uplink};
@@ -36,6 +36,7 @@ pod!(
     Network,
     PortKey,
     PortTarget,
+    Slot,
     Tuple,
     Uplink,
     Veth,

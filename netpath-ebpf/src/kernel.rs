@@ -186,7 +186,30 @@ impl Env for Kernel<'_> {
 
     #[inline(always)]
     fn generation(&self, slot: u32) -> u32 {
-        maps::GENERATIONS.get(slot).copied().unwrap_or(0)
+        maps::SLOTS.get(slot).map_or(0, |slot| slot.generation)
+    }
+
+    #[inline(always)]
+    fn charge(&self, slot: u32) -> bool {
+        let Some(slot) = maps::SLOTS.get_ptr_mut(slot) else {
+            return false;
+        };
+        // SAFETY: array values live as long as the map; see `Slot::flows` for races.
+        let flows = unsafe { &mut (*slot).flows };
+        if *flows >= self.config().max_flows_per_endpoint {
+            return false;
+        }
+        *flows += 1;
+        true
+    }
+
+    #[inline(always)]
+    fn refund(&self, slot: u32) {
+        if let Some(slot) = maps::SLOTS.get_ptr_mut(slot) {
+            // SAFETY: as above.
+            let flows = unsafe { &mut (*slot).flows };
+            *flows = flows.saturating_sub(1);
+        }
     }
 
     #[inline(always)]

@@ -7,7 +7,7 @@ use aya_ebpf::{Global, bindings::BPF_F_NO_PREALLOC};
 use netpath_common::addr::Addr;
 use netpath_common::config::Config;
 use netpath_common::counter::{Count, DropKey, HookCounters};
-use netpath_common::endpoint::{Endpoint, EndpointKey, MAX_ENDPOINTS, Veth};
+use netpath_common::endpoint::{Endpoint, EndpointKey, MAX_ENDPOINTS, Slot, Veth};
 use netpath_common::env::Scratch;
 use netpath_common::flow::Flow;
 use netpath_common::fragment::{FragmentKey, FragmentPorts};
@@ -35,9 +35,9 @@ pub static ENDPOINTS: HashMap<EndpointKey, Endpoint, ENDPOINT_ADDRS, NO_PREALLOC
 #[btf_map(name = "veths")]
 pub static VETHS: HashMap<u32, Veth, { MAX_ENDPOINTS as usize }, NO_PREALLOC> = HashMap::new();
 
-/// The generation of each endpoint slot. An array: looking it up is two instructions.
-#[btf_map(name = "generations")]
-pub static GENERATIONS: Array<u32, { MAX_ENDPOINTS as usize }> = Array::new();
+/// The account of each endpoint. An array: looking it up is a few instructions.
+#[btf_map(name = "slots")]
+pub static SLOTS: Array<Slot, { MAX_ENDPOINTS as usize }> = Array::new();
 
 /// Published ports.
 #[btf_map(name = "ports")]

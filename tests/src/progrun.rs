@@ -540,6 +540,7 @@ fn open(folder: &Path, options: Options) -> Datapath {
     let options = DatapathOptions {
         bpffs: folder.to_path_buf(),
         max_flows,
+        max_flows_per_endpoint: Some(u32::MAX),
         snat_ports,
         log: None,
     };

@@ -353,3 +353,34 @@ fn a_full_table_is_a_named_drop_and_leaves_no_half() {
         }
     }
 }
+
+#[test]
+fn a_flood_is_bounded_and_harms_nobody_else() {
+    let mut model = Model::new();
+    model.config.max_flows_per_endpoint = 5;
+    let flow = |i: u16| Sample::new(V4.a, V4.remote, L4::Udp(20_000 + i, 53));
+    for i in 0..5 {
+        outside_port(&model, VETH_A, &flow(i)).unwrap();
+    }
+    assert_eq!(
+        outside_port(&model, VETH_A, &flow(5)),
+        Err(DropReason::FlowBudget)
+    );
+    // What is known goes on, and so does the neighbour.
+    model.out(&flow(0));
+    let other = Sample::new(V4.b, V4.remote, L4::Udp(20_000, 53));
+    outside_port(&model, VETH_B, &other).unwrap();
+    assert_eq!(model.accounts.borrow()[&0], 5);
+    // A connection that fails to be made costs nothing.
+    model.flows.limit(model.flows.len());
+    model.config.max_flows_per_endpoint = 6;
+    assert!(outside_port(&model, VETH_A, &flow(5)).is_err());
+    assert_eq!(model.accounts.borrow()[&0], 5);
+    // Idle ones are taken off the account, whichever half is proposed for removal.
+    model.pass_seconds(model.config.timeouts.udp_one_way + 1);
+    for (key, _) in model.flows.entries() {
+        netpath_common::idle::remove_if_idle(&model, &key);
+    }
+    assert_eq!(model.flows.len(), 0);
+    assert_eq!(model.accounts.borrow().values().sum::<u32>(), 0);
+}

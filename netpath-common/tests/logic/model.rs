@@ -207,6 +207,8 @@ pub struct Model {
     pub veths: HashMap<u32, Veth>,
     pub subnets: Vec<(Addr, u8, u16)>,
     pub generations: RefCell<HashMap<u32, u32>>,
+    /// Connections on the account of each slot.
+    pub accounts: RefCell<HashMap<u32, u32>>,
     pub config: Config,
     pub now: Cell<u32>,
     pub seed: Cell<u64>,
@@ -241,6 +243,7 @@ impl Model {
                 (addr("fd02::"), 64, 2),
             ],
             generations: RefCell::default(),
+            accounts: RefCell::default(),
             config: Config::default(),
             now: Cell::new(1000),
             seed: Cell::new(42),
@@ -309,6 +312,7 @@ impl Model {
     /// As the agent does when a container goes: its slot may have a new owner from now on.
     pub fn end_container(&self, slot: u32) {
         *self.generations.borrow_mut().entry(slot).or_default() += 1;
+        self.accounts.borrow_mut().insert(slot, 0);
     }
 
     /// Publishes a port of container A or B.
@@ -469,6 +473,19 @@ impl Env for Model {
             .iter()
             .find(|(net, bits, _)| net.same_prefix(addr, *bits));
         found.map(|(_, _, network)| *network)
+    }
+
+    fn charge(&self, slot: u32) -> bool {
+        let mut accounts = self.accounts.borrow_mut();
+        let account = accounts.entry(slot).or_default();
+        let free = *account < self.config.max_flows_per_endpoint;
+        *account += u32::from(free);
+        free
+    }
+
+    fn refund(&self, slot: u32) {
+        let mut accounts = self.accounts.borrow_mut();
+        *accounts.get_mut(&slot).expect("an account") -= 1;
     }
 
     fn generation(&self, slot: u32) -> u32 {

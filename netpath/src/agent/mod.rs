@@ -169,6 +169,7 @@ impl Agent {
         let options = DatapathOptions {
             bpffs: settings.bpffs.clone(),
             max_flows: settings.max_flows,
+            max_flows_per_endpoint: None,
             snat_ports: settings.snat_ports,
             log: settings.log_datapath,
         };

@@ -24,7 +24,7 @@ const PINNED: [&str; 12] = [
     "flows",
     "endpoints",
     "veths",
-    "generations",
+    "slots",
     "ports",
     "networks",
     "subnets",
@@ -36,6 +36,10 @@ const PINNED: [&str; 12] = [
 ];
 
 const BPF_FS_MAGIC: FsType = FsType(0xcafe_4a11);
+
+/// One endpoint may have this part of the flow table: three that flood leave a quarter to
+/// the others.
+const FLOOD_SHARE: u32 = 4;
 
 /// First kernel whose `bpf_l4_csum_replace` knows `BPF_F_IPV6`.
 const CSUM_IPV6_KERNEL: (u32, u32) = (6, 16);
@@ -82,6 +86,9 @@ pub fn open(options: &DatapathOptions) -> Result<(Programs, Tables)> {
             tables.set_config(&Config {
                 snat_port_min,
                 snat_port_max,
+                max_flows_per_endpoint: options
+                    .max_flows_per_endpoint
+                    .unwrap_or((options.max_flows / FLOOD_SHARE).max(1)),
                 ..Config::default()
             })?;
             Ok((programs, tables))

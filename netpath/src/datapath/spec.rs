@@ -13,6 +13,8 @@ pub struct DatapathOptions {
     pub bpffs: PathBuf,
     /// Connections that the flow table can hold.
     pub max_flows: u32,
+    /// Connections that one endpoint may have at a time; a quarter of all by default.
+    pub max_flows_per_endpoint: Option<u32>,
     /// First and last port of masqueraded flows.
     pub snat_ports: (u16, u16),
     /// Level of the programs' own log messages; `None` keeps them out of the programs.

@@ -9,7 +9,7 @@ use aya::{Ebpf, Pod};
 use netpath_common::addr::Addr;
 use netpath_common::config::Config;
 use netpath_common::counter::{Count, DropKey, HookCounters};
-use netpath_common::endpoint::{Endpoint, EndpointKey, Veth};
+use netpath_common::endpoint::{Endpoint, EndpointKey, Slot, Veth};
 use netpath_common::flow::Flow;
 use netpath_common::network::{HostAddr, Network, Uplink};
 use netpath_common::port::{PortKey, PortTarget};
@@ -26,7 +26,7 @@ pub struct Tables {
     pub counters: PerCpuArray<MapData, HookCounters>,
     pub drops: PerCpuHashMap<MapData, DropKey, Count>,
     subnets: LpmTrie<MapData, Addr, u16>,
-    generations: Array<MapData, u32>,
+    slots: Array<MapData, Slot>,
     config: Array<MapData, Config>,
 }
 
@@ -47,7 +47,7 @@ impl Tables {
             counters: PerCpuArray::try_from(take("counters")?)?,
             drops: PerCpuHashMap::try_from(take("drops")?)?,
             subnets: LpmTrie::try_from(take("subnets")?)?,
-            generations: Array::try_from(take("generations")?)?,
+            slots: Array::try_from(take("slots")?)?,
             config: Array::try_from(take("config")?)?,
         })
     }
@@ -67,7 +67,7 @@ impl Tables {
             "host_addrs" => sizes::<Addr, HostAddr>(),
             "counters" => sizes::<u32, HookCounters>(),
             "drops" => sizes::<DropKey, Count>(),
-            "generations" => sizes::<u32, u32>(),
+            "slots" => sizes::<u32, Slot>(),
             "config" => sizes::<u32, Config>(),
             _ => return None,
         })
@@ -110,13 +110,24 @@ impl Tables {
 
     /// The generation of an endpoint's slot.
     pub fn generation(&self, slot: u32) -> Result<u32> {
-        Ok(self.generations.get(&slot, 0)?)
+        Ok(self.slots.get(&slot, 0)?.generation)
     }
 
-    /// Makes all flows of a slot's endpoint stale.
+    /// Corrects the count of a slot's connections.
+    pub fn set_flow_count(&mut self, slot: u32, flows: u32) -> Result<()> {
+        let generation = self.generation(slot)?;
+        self.slots
+            .set(slot, Slot { generation, flows }, 0)
+            .context("cannot write a count of flows")
+    }
+
+    /// Makes all flows of a slot's endpoint stale, and its account empty.
     pub fn bump_generation(&mut self, slot: u32) -> Result<()> {
-        let next = self.generation(slot)?.wrapping_add(1);
-        self.generations
+        let next = Slot {
+            generation: self.generation(slot)?.wrapping_add(1),
+            flows: 0,
+        };
+        self.slots
             .set(slot, next, 0)
             .context("cannot write a generation")
     }

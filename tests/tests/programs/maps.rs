@@ -25,7 +25,7 @@ const MAPS: [&str; 12] = [
     "drops",
     "endpoints",
     "flows",
-    "generations",
+    "slots",
     "host_addrs",
     "networks",
     "ports",
@@ -292,6 +292,7 @@ fn maps_of_another_layout_are_refused_and_left_alone() {
         let options = DatapathOptions {
             bpffs: path.to_path_buf(),
             max_flows: 64,
+            max_flows_per_endpoint: None,
             snat_ports: SNAT_PORTS,
             log: None,
         };
