@@ -114,11 +114,10 @@ macro_rules! table {
         impl<K, V: Copy, const N: usize, const F: usize> Table<K, V> for Map<'_, $map<K, V, N, F>> {
             #[inline(always)]
             fn with<R>(&self, key: &K, f: impl FnOnce(&mut V) -> R) -> Option<R> {
-                // SAFETY: map values stay allocated while the program runs. Other CPUs may write the
-                // same words; `Table` tells its users so.
-                self.0
-                    .get_ptr_mut(key)
-                    .map(|value| f(unsafe { &mut *value }))
+                let value = self.0.get_ptr_mut(key)?;
+                // SAFETY: map values stay allocated while the program runs. Other CPUs may
+                // write the same words; `Table` tells its users so.
+                Some(f(unsafe { &mut *value }))
             }
 
             #[inline(always)]
