@@ -1,7 +1,6 @@
 //! The project's chores: `cargo xtask VERB`.
 
 mod apt;
-mod bench;
 mod build;
 mod clean_machine;
 mod demo;
@@ -65,12 +64,6 @@ enum Verb {
         #[arg(long, hide = true)]
         built: bool,
     },
-    /// Measure (`netpath bench`); arguments are passed on
-    Bench {
-        /// Arguments of `netpath bench`
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        arguments: Vec<String>,
-    },
     /// Take away what tests and demonstrations that were killed left on this machine
     CleanMachine,
     /// Say what is in the compiled eBPF object
@@ -102,7 +95,6 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
         }
         Verb::Test { filters } => return test::run(&workspace, &filters),
         Verb::Demo { built } => demo::run(&workspace, built),
-        Verb::Bench { arguments } => return bench::run(&workspace, &arguments),
         Verb::CleanMachine => clean_machine::run(),
         Verb::Object => {
             let toolchain = setup::run(&workspace, Say::Summary)?;
