@@ -19,8 +19,9 @@ fn lab() -> Lab {
     fs::create_dir(&www).unwrap();
     fs::write(www.join("hello"), "hello\n").unwrap();
     let www = www.display().to_string();
-    let servers =
-        format!("busybox httpd -p '[::]:80' -h {www}; exec socat UDP6-RECVFROM:53,fork EXEC:cat");
+    let servers = format!(
+        "busybox httpd -p '[::]:80' -h {www}; exec socat UDP6-RECVFROM:53,fork EXEC:cat"
+    );
     lab.run(
         "web",
         &["--network", "net", "-p", "8080:80", "-p", "5353:53/udp"],
@@ -29,9 +30,7 @@ fn lab() -> Lab {
     lab.run("neighbour", &["--network", "net"], &["sleep", "600"]);
     lab.run("stranger", &["--network", "other"], &["sleep", "600"]);
     eventually("the web server answers", || {
-        lab.exec("web", &["curl", "-sm1", "http://127.0.0.1/hello"])
-            .code
-            == Some(0)
+        lab.exec("web", &["curl", "-sm1", "http://127.0.0.1/hello"]).code == Some(0)
     });
     lab
 }
@@ -50,11 +49,7 @@ fn every_container_reaches_a_published_port_at_every_address_of_the_host() {
             let url = format!("http://{host}:8080/hello");
             let ran = lab.exec(client, &["curl", "-gsSm3", &url]);
             assert_eq!(ran.stdout, "hello\n", "{client} at {url}: {ran:?}");
-            let family = if host.starts_with('[') {
-                "UDP6"
-            } else {
-                "UDP4"
-            };
+            let family = if host.starts_with('[') { "UDP6" } else { "UDP4" };
             let ask = format!("echo ping | socat -t 1 - {family}:{host}:5353");
             // socat takes an answer only from the address that it asked.
             eventually(&format!("{client} at {ask}"), || {
@@ -93,5 +88,8 @@ fn flows_between_containers_end_with_either() {
     });
     lab.exec("neighbour", &["curl", "-sSm3", &url]).ok();
     lab.netpath(&["rm", "-f", "web"]).ok();
-    assert_ne!(lab.exec("neighbour", &["curl", "-sm1", &url]).code, Some(0));
+    assert_ne!(
+        lab.exec("neighbour", &["curl", "-sm1", &url]).code,
+        Some(0)
+    );
 }
