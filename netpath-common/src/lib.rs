@@ -5,9 +5,9 @@
 //! tables, a clock, randomness and routes.
 //!
 //! * records (what is in the maps): [`addr`], [`tuple`], [`flow`], [`endpoint`],
-//!   [`network`], [`port`], [`counter`], [`config`], [`reason`]
+//!   [`network`], [`port`], [`counter`], [`config`], [`reason`]; those of sockets are in [`socket`]
 //! * logic: [`tcp`], [`checksum`], [`snat`], [`publish`], [`track`], [`icmp`], [`fragment`], and one module a hook:
-//!   [`container`], [`uplink`], [`gateway`], and [`idle`] for the removal of
+//!   [`container`], [`uplink`], [`gateway`], [`socket`], and [`idle`] for the removal of
 //!   flows that fell silent
 //!
 //! Every record is plain data with named fields, no implicit padding (BPF hash
@@ -33,6 +33,7 @@ pub mod port;
 pub mod publish;
 pub mod reason;
 pub mod snat;
+pub mod socket;
 pub mod tcp;
 pub mod track;
 pub mod tuple;

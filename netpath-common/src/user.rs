@@ -8,6 +8,7 @@ use crate::flow::Flow;
 use crate::fragment::{FragmentKey, FragmentPorts};
 use crate::network::{HostAddr, Network, Uplink};
 use crate::port::{PortKey, PortTarget};
+use crate::socket::{Dialled, SocketPeer};
 use crate::tuple::Tuple;
 
 macro_rules! pod {
@@ -25,6 +26,7 @@ pod!(
     Addr,
     Config,
     Count,
+    Dialled,
     DropKey,
     Endpoint,
     EndpointKey,
@@ -37,6 +39,7 @@ pod!(
     PortKey,
     PortTarget,
     Slot,
+    SocketPeer,
     Tuple,
     Uplink,
     Veth,

@@ -6,6 +6,7 @@
 //! * `np_container`: tcx ingress of a container's host-side veth
 //! * `np_uplink`: tcx ingress of an uplink
 //! * `np_gateway`: tcx egress of a network's gateway device
+//! * `np_connect4` and its like: cgroup hooks of the host's own sockets
 //! * `np_sweep`: attached nowhere; the agent runs it to remove idle flows
 #![no_std]
 #![no_main]
@@ -19,13 +20,15 @@ mod maps;
 mod neighbour;
 mod rewrite;
 mod route;
+mod socket;
 mod sweep;
 
-use aya_ebpf::macros::classifier;
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::macros::{cgroup_sock_addr, classifier};
+use aya_ebpf::programs::{SockAddrContext, TcContext};
 use netpath_common::counter::Hook;
 
 use crate::kernel::Kernel;
+use crate::socket::{V4, V6};
 
 /// Everything a container sends comes by here.
 #[classifier]
@@ -52,6 +55,54 @@ pub fn np_gateway(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn np_sweep(ctx: TcContext) -> i32 {
     sweep::run(&Kernel::new(&ctx, Hook::Container))
+}
+
+/// A socket is given the address that it talks to from now on.
+#[cgroup_sock_addr(connect4)]
+pub fn np_connect4(ctx: SockAddrContext) -> i32 {
+    socket::connect::<V4>(&ctx)
+}
+
+/// See [`np_connect4`].
+#[cgroup_sock_addr(connect6)]
+pub fn np_connect6(ctx: SockAddrContext) -> i32 {
+    socket::connect::<V6>(&ctx)
+}
+
+/// A datagram is sent to an address of its own.
+#[cgroup_sock_addr(sendmsg4)]
+pub fn np_sendmsg4(ctx: SockAddrContext) -> i32 {
+    socket::sendmsg::<V4>(&ctx)
+}
+
+/// See [`np_sendmsg4`].
+#[cgroup_sock_addr(sendmsg6)]
+pub fn np_sendmsg6(ctx: SockAddrContext) -> i32 {
+    socket::sendmsg::<V6>(&ctx)
+}
+
+/// A process is told where a datagram came from.
+#[cgroup_sock_addr(recvmsg4)]
+pub fn np_recvmsg4(ctx: SockAddrContext) -> i32 {
+    socket::show::<V4>(&ctx)
+}
+
+/// See [`np_recvmsg4`].
+#[cgroup_sock_addr(recvmsg6)]
+pub fn np_recvmsg6(ctx: SockAddrContext) -> i32 {
+    socket::show::<V6>(&ctx)
+}
+
+/// A process asks what its socket is connected to.
+#[cgroup_sock_addr(getpeername4)]
+pub fn np_getpeername4(ctx: SockAddrContext) -> i32 {
+    socket::show::<V4>(&ctx)
+}
+
+/// See [`np_getpeername4`].
+#[cgroup_sock_addr(getpeername6)]
+pub fn np_getpeername6(ctx: SockAddrContext) -> i32 {
+    socket::show::<V6>(&ctx)
 }
 
 #[cfg(not(test))]

@@ -15,6 +15,7 @@ use netpath_common::icmp::Quoted;
 use netpath_common::network::{HostAddr, Network, Uplink};
 use netpath_common::packet::Packet;
 use netpath_common::port::{PortKey, PortTarget};
+use netpath_common::socket::{Dialled, SocketPeer};
 use netpath_common::tuple::Tuple;
 
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
@@ -68,6 +69,11 @@ pub static CONFIG: Array<Config, 1> = Array::new();
 #[btf_map(name = "fragments")]
 pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts, 16_384> = LruHashMap::new();
 
+/// What the host's own sockets dialled, by socket and container. Sockets go without telling
+/// us: the oldest entries make room for new ones.
+#[btf_map(name = "sock_nat")]
+pub static SOCK_NAT: LruHashMap<SocketPeer, Dialled, 65_536> = LruHashMap::new();
+
 /// Memory for what is learnt of the packet at hand.
 #[btf_map(name = "packet")]
 pub static PACKET: PerCpuArray<Packet, 1> = PerCpuArray::new();
@@ -91,3 +97,7 @@ pub static DROPS: PerCpuHashMap<DropKey, Count, 256> = PerCpuHashMap::new();
 /// Whether the kernel knows `BPF_F_IPV6` of `bpf_l4_csum_replace` (6.16 and later); set at load.
 #[unsafe(no_mangle)]
 pub static CSUM_IPV6_FLAG: Global<u8> = Global::new(0);
+
+/// The cookie of the agent's network namespace; set at load. No namespace has the cookie 0.
+#[unsafe(no_mangle)]
+pub static HOST_NETNS: Global<u64> = Global::new(0);

@@ -38,6 +38,7 @@ pub struct Lab {
     dir: tempfile::TempDir,
     bpffs: PathBuf,
     agent: Option<Child>,
+    options: Vec<String>,
     helpers: Vec<Child>,
     others: Vec<String>,
 }
@@ -116,6 +117,7 @@ impl Lab {
                 std::process::id()
             )),
             agent: None,
+            options: Vec::new(),
             helpers: Vec::new(),
             others: Vec::new(),
         };
@@ -287,6 +289,7 @@ impl Lab {
         let mut command = self.host_command(&[&netpath_binary()]);
         command.args(["agent", "--uplink", UPLINK, "--max-flows", "16384"]);
         command.args(self.folders());
+        command.args(&self.options);
         command
     }
 
@@ -301,6 +304,11 @@ impl Lab {
             "--bpffs".to_owned(),
             self.bpffs.display().to_string(),
         ]
+    }
+
+    /// Has the next agent started with more options.
+    pub fn agent_options(&mut self, options: &[&str]) {
+        self.options = options.iter().map(ToString::to_string).collect();
     }
 
     /// Has the agent pin elsewhere than under /sys/fs/bpf.

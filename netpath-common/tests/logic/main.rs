@@ -20,3 +20,4 @@ mod model;
 mod parsing;
 mod properties;
 mod published;
+mod socket;

@@ -45,7 +45,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch as watch_channel;
 
 use crate::api::server;
-use crate::datapath::{Datapath, DatapathOptions};
+use crate::datapath::{Datapath, DatapathOptions, cgroup};
 use crate::netlink::{Netlink, monitor};
 use crate::publish::{EphemeralPorts, Reservation};
 use crate::store::Store;
@@ -161,6 +161,9 @@ impl Agent {
         lock::check_bpffs(&settings.bpffs)?;
         let netlink = Netlink::connect()?;
         let settings = settings.with_uplinks(&netlink).await?;
+        if let Some(cgroup) = &settings.cgroup {
+            cgroup::check(cgroup)?;
+        }
         // Nothing is made before all that can be asked was asked.
         let mut locks = Locks::take(&settings)?;
         lock::check_socket(&settings.socket)?;
@@ -198,7 +201,20 @@ impl Agent {
             _locks: locks,
         });
         agent.reconcile().await?;
+        agent.serve_own_processes();
         Ok(agent)
+    }
+
+    /// Lets the host's own processes reach published ports. Containers and clients from
+    /// outside do not depend on it, so a host that cannot have it is served all the same.
+    fn serve_own_processes(&self) {
+        let attached = match self.settings.cgroup.clone().or_else(cgroup::find) {
+            Some(cgroup) => self.with_datapath(|datapath| datapath.attach_sockets(&cgroup)),
+            None => Err(anyhow::anyhow!("no cgroup2 filesystem is mounted")),
+        };
+        if let Err(error) = attached {
+            log::warn!("processes of this host itself cannot reach published ports: {error:#}");
+        }
     }
 
     /// Looks after the host's devices and addresses, forever.

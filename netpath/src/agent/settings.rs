@@ -33,6 +33,8 @@ pub struct Settings {
     pub state_dir: PathBuf,
     /// Folder of pinned maps and links, on a bpffs.
     pub bpffs: PathBuf,
+    /// The control group whose processes reach published ports; `None` finds the root.
+    pub cgroup: Option<PathBuf>,
     /// The socket.
     pub socket: PathBuf,
     /// First and last port of masqueraded connections.
@@ -56,6 +58,8 @@ pub struct Wishes {
     pub state_dir: Option<PathBuf>,
     /// Folder of pinned maps and links.
     pub bpffs: Option<PathBuf>,
+    /// Control group whose processes reach published ports.
+    pub cgroup: Option<PathBuf>,
     /// The socket.
     pub socket: Option<PathBuf>,
     /// Ports of masqueraded connections, `FIRST-LAST`.
@@ -99,6 +103,7 @@ impl Wishes {
             run_dir: self.run_dir.or(other.run_dir),
             state_dir: self.state_dir.or(other.state_dir),
             bpffs: self.bpffs.or(other.bpffs),
+            cgroup: self.cgroup.or(other.cgroup),
             socket: self.socket.or(other.socket),
             snat_ports: self.snat_ports.or(other.snat_ports),
             max_flows: self.max_flows.or(other.max_flows),
@@ -122,6 +127,7 @@ impl Wishes {
             uplinks: self.uplinks,
             socket: absolute(self.socket.unwrap_or_else(|| run_dir.join(SOCKET)))?,
             run_dir,
+            cgroup: self.cgroup.map(absolute).transpose()?,
             state_dir: absolute(self.state_dir.unwrap_or_else(|| STATE_DIR.into()))?,
             bpffs: absolute(self.bpffs.unwrap_or_else(|| BPFFS.into()))?,
             snat_ports: self

@@ -17,6 +17,11 @@ pub struct Args {
     #[command(flatten)]
     folders: Folders,
 
+    /// Control group (cgroup2) whose processes reach published ports on this host itself
+    /// [default: the root]
+    #[arg(long, value_name = "DIR")]
+    cgroup: Option<PathBuf>,
+
     /// Ports for masqueraded connections [default: 16384-32767]
     #[arg(long, value_name = "FIRST-LAST")]
     snat_ports: Option<String>,
@@ -73,6 +78,7 @@ impl Folders {
 pub fn run(args: Args, context: &Context) -> Result<()> {
     let flags = Wishes {
         uplinks: args.uplinks,
+        cgroup: args.cgroup,
         snat_ports: args.snat_ports,
         max_flows: args.max_flows,
         log_datapath: args.log_datapath,

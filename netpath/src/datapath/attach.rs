@@ -1,22 +1,18 @@
-//! Programs and devices: tcx links (kernel 6.6 and later), pinned, so that they stay when
+//! Programs and devices (sockets are in `cgroup`): tcx links (kernel 6.6 and later), pinned, so that they stay when
 //! the agent goes. A new program takes a link over by `link_update`, without a moment in
 //! which the device has none.
 
-use std::ffi::CString;
 use std::fs;
-use std::io::{self, ErrorKind};
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use aya::programs::TcAttachType;
 use aya::programs::links::{FdLink, LinkOrder, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
-use log::debug;
 use nix::libc;
 
 use super::load::Programs;
+use super::{cgroup, link};
 
 /// A place where a program is attached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -80,7 +76,7 @@ pub fn attach(programs: &mut Programs, bpffs: &Path, hook: Hook, ifindex: u32) -
             return Ok(());
         }
         // Its device is gone, and another has got the number.
-        remove(&pin)?;
+        link::remove(&pin)?;
     }
     let device = device_name(ifindex)?;
     let options = TcAttachOptions::TcxOrder(LinkOrder::default());
@@ -98,7 +94,7 @@ pub fn attach(programs: &mut Programs, bpffs: &Path, hook: Hook, ifindex: u32) -
 
 /// Detaches a device's program. A device that is gone has detached it already.
 pub fn detach(bpffs: &Path, hook: Hook, ifindex: u32) -> Result<()> {
-    remove(&pin(bpffs, hook, ifindex))
+    link::remove(&pin(bpffs, hook, ifindex))
 }
 
 /// Detaches the programs of all devices but those for which `keep` says so.
@@ -109,9 +105,12 @@ pub fn retain(bpffs: &Path, keep: impl Fn(Hook, u32) -> bool) -> Result<()> {
     {
         let entry = entry?;
         let name = entry.file_name();
+        if name.to_str().is_some_and(cgroup::owns) {
+            continue;
+        }
         let known = name.to_str().and_then(parse);
         if !known.is_some_and(|(hook, ifindex)| keep(hook, ifindex)) {
-            remove(&entry.path())?;
+            link::remove(&entry.path())?;
         }
     }
     Ok(())
@@ -121,47 +120,6 @@ fn parse(name: &str) -> Option<(Hook, u32)> {
     let (hook, ifindex) = name.split_once('-')?;
     let hook = Hook::ALL.into_iter().find(|h| h.name() == hook)?;
     Some((hook, ifindex.parse().ok()?))
-}
-
-/// Detaches a link and removes its pin. Removing the pin alone would detach as well, but in
-/// the kernel's own time: the program would go on for a while, and attaching it again at once
-/// would fail (EEXIST).
-fn remove(pin: &Path) -> Result<()> {
-    if let Err(error) = detach_link(pin)
-        && error.kind() != ErrorKind::NotFound
-    {
-        debug!("{} goes without being detached: {error}", pin.display());
-    }
-    match fs::remove_file(pin) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {}", pin.display()))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// `BPF_OBJ_GET` and `BPF_LINK_DETACH`, which aya lacks.
-fn detach_link(pin: &Path) -> io::Result<()> {
-    const BPF_OBJ_GET: libc::c_long = 7;
-    const BPF_LINK_DETACH: libc::c_long = 34;
-
-    fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_int> {
-        // SAFETY: the attribute is the start of `union bpf_attr` for the command, as long as said.
-        let result = unsafe { libc::syscall(libc::SYS_bpf, command, attr, size_of::<T>()) };
-        libc::c_int::try_from(result)
-            .ok()
-            .filter(|fd| *fd >= 0)
-            .ok_or_else(io::Error::last_os_error)
-    }
-
-    let path = CString::new(pin.as_os_str().as_bytes())?;
-    // Members `pathname`; `bpf_fd` and `file_flags`, both 0.
-    let mut get = [path.as_ptr() as u64, 0];
-    let fd = bpf(BPF_OBJ_GET, &mut get)?;
-    // SAFETY: the descriptor is new and nobody else's.
-    let link = unsafe { OwnedFd::from_raw_fd(fd) };
-    // Member `link_fd`.
-    bpf(BPF_LINK_DETACH, &mut link.as_raw_fd()).map(drop)
 }
 
 /// The device's name in the caller's network namespace.

@@ -6,21 +6,21 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::{MapData, MapInfo};
-use aya::programs::SchedClassifier;
+use aya::programs::{CgroupSockAddr, Program, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
 use log::{debug, warn};
 use netpath_common::config::Config;
 use nix::sys::statfs::{FsType, statfs};
 
-use super::attach;
 use super::spec::DatapathOptions;
 use super::tables::Tables;
+use super::{attach, cgroup, link};
 
 /// The programs, as compiled by the build script.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("NETPATH_EBPF_OBJECT"));
 
 /// Maps that outlive the agent. A record whose layout changes gets a new name here.
-const PINNED: [&str; 12] = [
+const PINNED: [&str; 13] = [
     "flows",
     "endpoints",
     "veths",
@@ -33,6 +33,7 @@ const PINNED: [&str; 12] = [
     "config",
     "counters",
     "drops",
+    "sock_nat",
 ];
 
 const BPF_FS_MAGIC: FsType = FsType(0xcafe_4a11);
@@ -56,6 +57,19 @@ impl Programs {
     /// # Errors
     /// If the object has no such program.
     pub fn classifier(&mut self, name: &str) -> Result<&mut SchedClassifier> {
+        let program = self
+            .ebpf
+            .program_mut(name)
+            .with_context(|| format!("the object lacks {name}"))?;
+        Ok(program.try_into()?)
+    }
+
+    /// A program for sockets by its name in the object. These are loaded when they are needed:
+    /// not every kernel has them.
+    ///
+    /// # Errors
+    /// If the object has no such program.
+    pub(super) fn sock_addr(&mut self, name: &str) -> Result<&mut CgroupSockAddr> {
         let program = self
             .ebpf
             .program_mut(name)
@@ -109,10 +123,12 @@ fn load(options: &DatapathOptions) -> Result<Programs> {
         .context("--max-flows is too large")?;
     let level = options.log.map_or(0, |level| level as u8);
     let csum_ipv6 = u8::from(kernel_version()? >= CSUM_IPV6_KERNEL);
+    let host_netns = cgroup::netns_cookie()?;
     let mut loader = EbpfLoader::new();
     loader
         .override_global(aya_log::LEVEL, &level, true)
         .override_global("CSUM_IPV6_FLAG", &csum_ipv6, true)
+        .override_global("HOST_NETNS", &host_netns, true)
         .map_max_entries("flows", entries);
     for name in PINNED {
         loader.map_pin_path(name, options.bpffs.join(name));
@@ -120,11 +136,11 @@ fn load(options: &DatapathOptions) -> Result<Programs> {
     check_pinned(&options.bpffs, entries)?;
     let mut ebpf = loader.load(OBJECT).map_err(explain)?;
     for (name, program) in ebpf.programs_mut() {
-        let name = name.to_owned();
-        let program: &mut SchedClassifier = program.try_into()?;
-        program
-            .load()
-            .with_context(|| format!("the kernel refused the program {name}"))?;
+        if let Program::SchedClassifier(program) = program {
+            program
+                .load()
+                .with_context(|| format!("the kernel refused the program {name}"))?;
+        }
     }
     debug!("programs loaded, maps under {}", options.bpffs.display());
     Ok(Programs {
@@ -198,17 +214,22 @@ fn prepare_folder(bpffs: &Path) -> Result<bool> {
 /// # Errors
 /// If something cannot be removed.
 pub fn purge(bpffs: &Path) -> Result<()> {
-    for folder in [attach::folder(bpffs), bpffs.to_path_buf()] {
-        let entries = match fs::read_dir(&folder) {
+    let links = attach::folder(bpffs);
+    for folder in [links.as_path(), bpffs] {
+        let entries = match fs::read_dir(folder) {
             Ok(entries) => entries,
             Err(error) if error.kind() == ErrorKind::NotFound => continue,
             Err(error) => return Err(error).context(format!("cannot read {}", folder.display())),
         };
         for entry in entries {
             let path = entry?.path();
+            if folder == links {
+                link::remove(&path)?;
+                continue;
+            }
             fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
         }
-        fs::remove_dir(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+        fs::remove_dir(folder).with_context(|| format!("cannot remove {}", folder.display()))?;
     }
     Ok(())
 }

@@ -1,7 +1,8 @@
 //! The datapath as the control plane sees it: load or adopt, attach, fill, read, clean.
 //!
 //! * [`load`]: the object, its maps and pins
-//! * [`attach`]: programs and devices (the only place that knows how)
+//! * [`attach`]: programs and devices (the only place that knows how); [`cgroup`]: programs
+//!   and sockets; [`link`]: the pinned links of both
 //! * [`tables`]: typed access to the maps; [`batch`]: reading a large one quickly
 //! * [`rows`]: what is shown to people and programs
 //! * [`sweep`]: removal of idle flows
@@ -11,6 +12,8 @@
 
 mod attach;
 mod batch;
+pub mod cgroup;
+mod link;
 mod load;
 pub mod rows;
 mod spec;
@@ -108,6 +111,15 @@ impl Datapath {
     pub fn detach_uplink(&mut self, ifindex: u32) -> Result<()> {
         attach::detach(&self.bpffs, Hook::Uplink, ifindex)?;
         self.tables.uplinks.remove(&ifindex)
+    }
+
+    /// Lets the host's own processes reach published ports: attaches the programs for sockets
+    /// to a control group. Attaching twice is fine.
+    ///
+    /// # Errors
+    /// If the folder is no control group, or the kernel has no such programs.
+    pub fn attach_sockets(&mut self, cgroup: &Path) -> Result<()> {
+        cgroup::attach(&mut self.programs, &self.bpffs, cgroup)
     }
 
     /// Sets the addresses that masqueraded packets carry on an uplink.

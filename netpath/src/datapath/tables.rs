@@ -13,6 +13,7 @@ use netpath_common::endpoint::{Endpoint, EndpointKey, Slot, Veth};
 use netpath_common::flow::Flow;
 use netpath_common::network::{HostAddr, Network, Uplink};
 use netpath_common::port::{PortKey, PortTarget};
+use netpath_common::socket::{Dialled, SocketPeer};
 use netpath_common::tuple::Tuple;
 
 /// All maps that the agent writes or reads.
@@ -68,6 +69,7 @@ impl Tables {
             "counters" => sizes::<u32, HookCounters>(),
             "drops" => sizes::<DropKey, Count>(),
             "slots" => sizes::<u32, Slot>(),
+            "sock_nat" => sizes::<SocketPeer, Dialled>(),
             "config" => sizes::<u32, Config>(),
             _ => return None,
         })

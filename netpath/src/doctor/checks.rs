@@ -7,7 +7,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::Check;
 use crate::container::lookup;
-use crate::datapath::OBJECT;
+use crate::datapath::{OBJECT, cgroup};
 use crate::netlink::sysctl;
 
 /// The first kernel with tcx.
@@ -133,18 +133,11 @@ pub(super) fn jit() -> Check {
 }
 
 pub(super) fn cgroup2() -> Check {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let mounted = mounts.lines().find_map(|line| {
-        let (before, after) = line.split_once(" - ")?;
-        after
-            .starts_with("cgroup2 ")
-            .then(|| before.split(' ').nth(4))?
-    });
-    match mounted {
-        Some(path) => Check::ok("cgroup2", path),
+    match cgroup::find() {
+        Some(path) => Check::ok("cgroup2", path.display().to_string()),
         None => Check::remark(
             "cgroup2",
-            "not mounted; nothing needs it yet",
+            "not mounted; processes of the host itself do not reach published ports",
             "mount -t cgroup2 cgroup2 /sys/fs/cgroup",
         ),
     }

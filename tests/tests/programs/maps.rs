@@ -19,7 +19,7 @@ use netpath_tests::wire::Wire;
 use serde_json::Value;
 
 /// Maps that outlive the agent, by their names.
-const MAPS: [&str; 12] = [
+const MAPS: [&str; 13] = [
     "config",
     "counters",
     "drops",
@@ -29,6 +29,7 @@ const MAPS: [&str; 12] = [
     "host_addrs",
     "networks",
     "ports",
+    "sock_nat",
     "subnets",
     "uplinks",
     "veths",

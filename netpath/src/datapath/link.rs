@@ -1,0 +1,64 @@
+//! Pinned links of any kind: what aya lacks for them.
+
+use std::ffi::CString;
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use log::debug;
+use nix::libc;
+
+const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_LINK_UPDATE: libc::c_long = 29;
+const BPF_LINK_DETACH: libc::c_long = 34;
+
+/// Detaches a link and removes its pin. Removing the pin alone would detach as well, but in
+/// the kernel's own time: the program would go on for a while, and attaching it again at once
+/// would fail (EEXIST). A missing pin is fine.
+pub fn remove(pin: &Path) -> Result<()> {
+    if let Err(error) = open(pin).and_then(|link| detach(&link))
+        && error.kind() != ErrorKind::NotFound
+    {
+        debug!("{} goes without being detached: {error}", pin.display());
+    }
+    match fs::remove_file(pin) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", pin.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Opens a pinned link.
+pub fn open(pin: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    // Members `pathname`; `bpf_fd` and `file_flags`, both 0.
+    let mut get = [path.as_ptr() as u64, 0];
+    let fd = bpf(BPF_OBJ_GET, &mut get)?;
+    // SAFETY: the descriptor is new and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Puts a program in the place of the link's own, without a moment in which there is none.
+pub fn update(link: &OwnedFd, program: BorrowedFd<'_>) -> io::Result<()> {
+    // Members `link_fd`, `new_prog_fd`; `flags` and `old_prog_fd`, both 0.
+    let mut update = [link.as_raw_fd(), program.as_raw_fd(), 0, 0];
+    bpf(BPF_LINK_UPDATE, &mut update).map(drop)
+}
+
+fn detach(link: &OwnedFd) -> io::Result<()> {
+    // Member `link_fd`.
+    bpf(BPF_LINK_DETACH, &mut link.as_raw_fd()).map(drop)
+}
+
+fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_int> {
+    // SAFETY: the attribute is the start of `union bpf_attr` for the command, as long as said.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attr, size_of::<T>()) };
+    libc::c_int::try_from(result)
+        .ok()
+        .filter(|fd| *fd >= 0)
+        .ok_or_else(io::Error::last_os_error)
+}
