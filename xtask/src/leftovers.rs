@@ -180,7 +180,15 @@ mod tests {
             .stdin(Stdio::null())
             .spawn()
             .expect("sleep starts");
-        let found = processes(|process| process.has_environment(&mark));
+        // The kernel lets us go on a moment before the new program's environment is in place.
+        let patience = Instant::now() + Duration::from_secs(5);
+        let found = loop {
+            let found = processes(|process| process.has_environment(&mark));
+            if !found.is_empty() || Instant::now() > patience {
+                break found;
+            }
+            thread::sleep(Duration::from_millis(5));
+        };
         assert!(
             found
                 .iter()
