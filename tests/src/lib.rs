@@ -1,5 +1,6 @@
 //! What the tests of netpath share.
 
+pub mod command;
 pub mod lab;
 pub mod packets;
 pub mod progrun;

@@ -446,3 +446,23 @@ fn an_uplink_that_comes_back_is_attached_again() {
             == Some(0)
     });
 }
+
+#[test]
+fn the_programs_own_messages_reach_the_agents_log_when_asked_for() {
+    let mut lab = Lab::without_agent();
+    for (options, expected) in [(&["--log-datapath", "debug"][..], true), (&[], false)] {
+        lab.agent_options(options);
+        lab.start_agent();
+        if expected {
+            network(&lab);
+            lab.run("box", &["--network", "net"], &["sleep", "600"]);
+        }
+        let before = lab.agent_log().matches("drop: reason").count();
+        let nobody = ["ping", "-c", "1", "-W", "1", "10.88.0.99"];
+        assert_ne!(lab.exec("box", &nobody).code, Some(0));
+        thread::sleep(Duration::from_millis(300));
+        let said = lab.agent_log().matches("drop: reason").count() > before;
+        assert_eq!(said, expected, "{}", lab.agent_log());
+        lab.stop_agent();
+    }
+}

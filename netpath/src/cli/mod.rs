@@ -125,7 +125,8 @@ pub fn main() -> ExitCode {
         Err(error) => error.exit(),
     };
     let default = if matches!(cli.verb, Verb::Agent(_)) {
-        "info"
+        // What the programs say is chosen when they are loaded (--log-datapath).
+        "info,netpath_ebpf=trace"
     } else {
         "warn"
     };
