@@ -53,16 +53,21 @@ impl Datapath {
 
     /// Puts the accounts of all endpoints right; the programs' counts may be off by a few.
     fn count_anew(&mut self) -> Result<()> {
-        let mut counts: HashMap<u32, u32> = self.slots.values().map(|&slot| (slot, 0)).collect();
+        // The generation is asked for once an endpoint: once a connection would be a system
+        // call for each of a hundred thousand.
+        let mut accounts = HashMap::new();
+        for &slot in self.slots.values() {
+            accounts.insert(slot, (self.tables.generation(slot)?, 0));
+        }
         for (_, flow) in self.flow_entries()? {
             if flow.direction == Direction::Reply
-                && self.tables.generation(flow.slot)? == flow.generation
-                && let Some(count) = counts.get_mut(&flow.slot)
+                && let Some((generation, count)) = accounts.get_mut(&flow.slot)
+                && *generation == flow.generation
             {
                 *count += 1;
             }
         }
-        for (slot, flows) in counts {
+        for (slot, (_, flows)) in accounts {
             self.tables.set_flow_count(slot, flows)?;
         }
         Ok(())
