@@ -78,6 +78,13 @@ pub struct Veth {
 const _: () = assert!(size_of::<Veth>() == 104);
 
 impl Veth {
+    /// The container's addresses.
+    pub fn addrs(&self) -> impl Iterator<Item = Addr> {
+        [self.addr4, self.addr6, self.link_local]
+            .into_iter()
+            .filter(|addr| !addr.is_unspecified())
+    }
+
     /// Whether the container may send from this address.
     #[inline(always)]
     pub fn owns(&self, addr: &Addr) -> bool {

@@ -7,6 +7,7 @@ use crate::endpoint::{Endpoint, EndpointKey};
 use crate::flow::Flow;
 use crate::fragment::{FragmentKey, FragmentPorts};
 use crate::icmp::Quoted;
+use crate::link::Receiver;
 use crate::network::{HostAddr, Uplink};
 use crate::packet::Packet;
 use crate::port::{PortKey, PortTarget};
@@ -111,6 +112,8 @@ pub trait Env {
     fn host_addrs(&self) -> impl Table<Addr, HostAddr>;
     /// Map `fragments`, which forgets the oldest when it is full.
     fn fragments(&self) -> impl Table<FragmentKey, FragmentPorts>;
+    /// What is at a place of map `receivers`.
+    fn receiver(&self, place: u32) -> Option<&Receiver>;
     /// The network whose subnet has `addr`, by map `subnets`.
     fn network_of(&self, addr: &Addr) -> Option<u16>;
     /// The generation of an endpoint's slot; changes when the slot changes hands.

@@ -27,6 +27,7 @@ pub mod fragment;
 pub mod gateway;
 pub mod icmp;
 pub mod idle;
+pub mod link;
 pub mod network;
 pub mod packet;
 pub mod port;

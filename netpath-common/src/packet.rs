@@ -203,16 +203,18 @@ impl Packet {
         Ok(())
     }
 
-    /// An IPv6 packet's addresses and protocol.
+    /// The fixed header of an IPv6 packet: its addresses and what follows it, which may be an
+    /// extension header.
     ///
     /// # Errors
     /// [`DropReason::Malformed`].
     #[inline(always)]
-    pub fn parse_v6<F: Frame>(&mut self, frame: &F) -> Result<(), DropReason> {
+    pub fn parse_v6_fixed<F: Frame>(&mut self, frame: &F) -> Result<(), DropReason> {
         let [head, s0, s1, d0, d1]: [u64; Ipv6Hdr::LEN / 8] = frame.load(L3)?;
         let [version, _, _, _, p0, p1, next, hops] = head.to_ne_bytes();
         let payload = u32::from(u16::from_be_bytes([p0, p1]));
         let room = (frame.len() - L3 as u32).saturating_sub(Ipv6Hdr::LEN as u32);
+        // Aggregates of segments that do not fit into the length field have 0 there.
         let aggregate = payload == 0 && room > IP_MAX;
         if version >> 4 != 6 || payload > room {
             return Err(DropReason::Malformed);
@@ -224,8 +226,27 @@ impl Packet {
         if self.tuple.src.is_v4() || self.tuple.dst.is_v4() {
             return Err(DropReason::Malformed);
         }
-        let (mut next, mut l4) = (next, L3 + Ipv6Hdr::LEN);
+        self.len = frame.len();
+        self.end = if aggregate {
+            frame.len()
+        } else {
+            (L3 + Ipv6Hdr::LEN) as u32 + payload
+        };
+        self.l4 = (L3 + Ipv6Hdr::LEN) as u16;
+        self.ip_proto = next;
+        self.ttl = hops;
         self.fragment = Fragment::Whole;
+        Ok(())
+    }
+
+    /// An IPv6 packet's addresses and protocol.
+    ///
+    /// # Errors
+    /// [`DropReason::Malformed`].
+    #[inline(always)]
+    pub fn parse_v6<F: Frame>(&mut self, frame: &F) -> Result<(), DropReason> {
+        self.parse_v6_fixed(frame)?;
+        let (mut next, mut l4) = (self.ip_proto, L3 + Ipv6Hdr::LEN);
         for _ in 0..IPV6_MAX_EXTENSIONS {
             if next == IPV6_FRAGMENT {
                 // Next header, reserved, offset and flags, identification (RFC 8200, 4.5).
@@ -256,18 +277,11 @@ impl Packet {
         if hidden && self.fragment != Fragment::Later {
             return Err(DropReason::Malformed);
         }
-        self.len = frame.len();
-        self.end = if aggregate {
-            frame.len()
-        } else {
-            (L3 + Ipv6Hdr::LEN) as u32 + payload
-        };
         if l4 as u32 > self.end {
             return Err(DropReason::Malformed);
         }
         self.l4 = l4 as u16;
         self.ip_proto = next;
-        self.ttl = hops;
         Ok(())
     }
 

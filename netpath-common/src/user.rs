@@ -6,6 +6,7 @@ use crate::counter::{Count, DropKey, HookCounters};
 use crate::endpoint::{Endpoint, EndpointKey, Slot, Veth};
 use crate::flow::Flow;
 use crate::fragment::{FragmentKey, FragmentPorts};
+use crate::link::{Receiver, Sender};
 use crate::network::{HostAddr, Network, Uplink};
 use crate::port::{PortKey, PortTarget};
 use crate::socket::{Dialled, SocketPeer};
@@ -38,6 +39,8 @@ pod!(
     Network,
     PortKey,
     PortTarget,
+    Receiver,
+    Sender,
     Slot,
     SocketPeer,
     Tuple,

@@ -42,8 +42,8 @@ pub enum Outcome {
 const PACKET_HOST: u32 = 0;
 
 /// Ethertypes in memory order.
-const ETH_IPV4: u16 = EtherType::Ipv4 as u16;
-const ETH_IPV6: u16 = EtherType::Ipv6 as u16;
+pub const ETH_IPV4: u16 = EtherType::Ipv4 as u16;
+pub const ETH_IPV6: u16 = EtherType::Ipv6 as u16;
 const ETH_ARP: u16 = EtherType::Arp as u16;
 
 /// Headers without options: what must lie in one piece for the usual packet.
@@ -176,14 +176,19 @@ pub fn gateway(kernel: &Kernel<'_>) -> Result<Outcome, DropReason> {
     )
 }
 
+/// Says that a frame with the receiver's MAC, which is not our veth's, is the receiver's: the
+/// stack took it for somebody else's.
+#[inline(always)]
+pub fn claim(kernel: &Kernel<'_>) {
+    if maps::REDIRECT_CLAIMS.load() == 0 && kernel.packet_type() != PACKET_HOST {
+        let _ = kernel.ctx.change_type(PACKET_HOST);
+    }
+}
+
 /// Delivers a packet unchanged into the container behind a host-side veth.
 #[inline(always)]
 fn deliver(kernel: &Kernel<'_>, ifindex: u32) -> Result<Outcome, DropReason> {
-    // The frame carries the receiver's MAC, which is not our veth's: the stack took it for
-    // somebody else's. Kernels from 6.15 on set this themselves when redirecting.
-    if kernel.packet_type() != PACKET_HOST {
-        let _ = kernel.ctx.change_type(PACKET_HOST);
-    }
+    claim(kernel);
     // SAFETY: a helper with plain arguments.
     redirected(
         unsafe { bpf_redirect_peer(ifindex, 0) },

@@ -30,8 +30,9 @@ impl Linear {
         Self::as_is(ctx)
     }
 
+    /// The buffer as it is: what does not lie in it cannot be read.
     #[inline(always)]
-    fn as_is(ctx: &TcContext) -> Self {
+    pub fn as_is(ctx: &TcContext) -> Self {
         Self {
             start: ctx.data(),
             end: ctx.data_end(),

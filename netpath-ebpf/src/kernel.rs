@@ -16,6 +16,7 @@ use netpath_common::env::{Env, InsertError, Repeat, Route, Scratch, Table};
 use netpath_common::flow::Flow;
 use netpath_common::fragment::{FragmentKey, FragmentPorts};
 use netpath_common::icmp::{self, Quoted};
+use netpath_common::link::Receiver;
 use netpath_common::network::{HostAddr, Uplink};
 use netpath_common::packet::{Packet, Transport};
 use netpath_common::port::{PortKey, PortTarget};
@@ -209,6 +210,11 @@ impl Env for Kernel<'_> {
             let flows = unsafe { &mut (*slot).flows };
             *flows = flows.saturating_sub(1);
         }
+    }
+
+    #[inline(always)]
+    fn receiver(&self, place: u32) -> Option<&Receiver> {
+        maps::RECEIVERS.get(place)
     }
 
     #[inline(always)]

@@ -3,7 +3,7 @@
 //! What decides is in `netpath-common` and runs in the tests of the host as well; here
 //! is what needs the kernel: maps, packet bytes, helpers.
 //!
-//! * `np_container`: tcx ingress of a container's host-side veth
+//! * `np_link`, then `np_container`: tcx ingress of a container's host-side veth
 //! * `np_uplink`: tcx ingress of an uplink
 //! * `np_gateway`: tcx egress of a network's gateway device
 //! * `np_connect4` and its like: cgroup hooks of the host's own sockets
@@ -16,6 +16,7 @@
 mod action;
 mod frame;
 mod kernel;
+mod link;
 mod maps;
 mod neighbour;
 mod rewrite;
@@ -30,7 +31,14 @@ use netpath_common::counter::Hook;
 use crate::kernel::Kernel;
 use crate::socket::{V4, V6};
 
-/// Everything a container sends comes by here.
+/// What a container sends comes by here first: packets for a container of the same network
+/// need no more.
+#[classifier]
+pub fn np_link(ctx: TcContext) -> i32 {
+    link::run(&Kernel::new(&ctx, Hook::Container))
+}
+
+/// Everything else a container sends comes by here.
 #[classifier]
 pub fn np_container(ctx: TcContext) -> i32 {
     let kernel = Kernel::new(&ctx, Hook::Container);

@@ -12,6 +12,7 @@ use netpath_common::env::Scratch;
 use netpath_common::flow::Flow;
 use netpath_common::fragment::{FragmentKey, FragmentPorts};
 use netpath_common::icmp::Quoted;
+use netpath_common::link::{PLACES, Receiver, Sender};
 use netpath_common::network::{HostAddr, Network, Uplink};
 use netpath_common::packet::Packet;
 use netpath_common::port::{PortKey, PortTarget};
@@ -35,6 +36,14 @@ pub static ENDPOINTS: HashMap<EndpointKey, Endpoint, ENDPOINT_ADDRS, NO_PREALLOC
 /// Who is behind a host-side veth, by ifindex.
 #[btf_map(name = "veths")]
 pub static VETHS: HashMap<u32, Veth, { MAX_ENDPOINTS as usize }, NO_PREALLOC> = HashMap::new();
+
+/// Who may send what, by the place of the veth: the short way's copy of `veths`.
+#[btf_map(name = "senders")]
+pub static SENDERS: Array<Sender, { PLACES as usize }> = Array::new();
+
+/// Who has an address, by the address's place: the short way's copy of `endpoints`.
+#[btf_map(name = "receivers")]
+pub static RECEIVERS: Array<Receiver, { PLACES as usize }> = Array::new();
 
 /// The account of each endpoint. An array: looking it up is a few instructions.
 #[btf_map(name = "slots")]
@@ -97,6 +106,11 @@ pub static DROPS: PerCpuHashMap<DropKey, Count, 256> = PerCpuHashMap::new();
 /// Whether the kernel knows `BPF_F_IPV6` of `bpf_l4_csum_replace` (6.16 and later); set at load.
 #[unsafe(no_mangle)]
 pub static CSUM_IPV6_FLAG: Global<u8> = Global::new(0);
+
+/// Whether the kernel makes frames the receiver's own when it redirects them to a container
+/// (6.15 and later); set at load.
+#[unsafe(no_mangle)]
+pub static REDIRECT_CLAIMS: Global<u8> = Global::new(0);
 
 /// The cookie of the agent's network namespace; set at load. No namespace has the cookie 0.
 #[unsafe(no_mangle)]

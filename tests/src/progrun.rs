@@ -142,6 +142,8 @@ impl Run {
 pub enum At {
     /// A container's veth, by its number (A is 0, B is 1, the other network's is 2).
     Container(usize),
+    /// The same before that: the short way.
+    Link(usize),
     /// The uplink.
     Uplink,
     /// The first network's gateway device; whether the packet is forwarded for somebody.
@@ -152,6 +154,7 @@ impl At {
     fn names(self) -> (&'static str, &'static str) {
         match self {
             Self::Container(_) => ("container", "np_container"),
+            Self::Link(_) => ("container", "np_link"),
             Self::Uplink => ("uplink", "np_uplink"),
             Self::Gateway(_) => ("gateway", "np_gateway"),
         }
@@ -457,7 +460,7 @@ impl Host {
     /// Runs a hook's program on a frame and checks nothing.
     pub fn run_raw(&mut self, at: At, frame: &[u8]) -> (Action, Vec<u8>) {
         let (ifindex, ingress) = match at {
-            At::Container(i) => (self.veths[i], self.veths[i]),
+            At::Container(i) | At::Link(i) => (self.veths[i], self.veths[i]),
             At::Uplink => (self.uplink, self.uplink),
             At::Gateway(true) => (self.gateways[0], self.uplink),
             At::Gateway(false) => (self.gateways[0], 0),

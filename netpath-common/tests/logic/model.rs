@@ -12,6 +12,7 @@ use netpath_common::env::{Env, InsertError, Repeat, Route, Scratch, Table, Verdi
 use netpath_common::flow::{Flow, Toward};
 use netpath_common::fragment::{self, FragmentKey, FragmentPorts};
 use netpath_common::icmp::{self, Quoted};
+use netpath_common::link::Receiver;
 use netpath_common::network::{HostAddr, Uplink};
 use netpath_common::packet::{Fragment, Frame, L3, Packet, Wire};
 use netpath_common::port::{PortKey, PortTarget};
@@ -490,6 +491,11 @@ impl Env for Model {
 
     fn generation(&self, slot: u32) -> u32 {
         self.generations.borrow().get(&slot).copied().unwrap_or(0)
+    }
+
+    // The short way is tested in the kernel, beside the long one.
+    fn receiver(&self, _place: u32) -> Option<&Receiver> {
+        None
     }
 
     fn config(&self) -> &Config {

@@ -20,10 +20,12 @@ use super::{attach, cgroup, link};
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("NETPATH_EBPF_OBJECT"));
 
 /// Maps that outlive the agent. A record whose layout changes gets a new name here.
-const PINNED: [&str; 13] = [
+const PINNED: [&str; 15] = [
     "flows",
     "endpoints",
     "veths",
+    "senders",
+    "receivers",
     "slots",
     "ports",
     "networks",
@@ -44,6 +46,10 @@ const FLOOD_SHARE: u32 = 4;
 
 /// First kernel whose `bpf_l4_csum_replace` knows `BPF_F_IPV6`.
 const CSUM_IPV6_KERNEL: (u32, u32) = (6, 16);
+
+/// First kernel that makes a frame the receiver's own (`skb_scrub_packet`) when it is redirected
+/// to a peer.
+const REDIRECT_CLAIMS_KERNEL: (u32, u32) = (6, 15);
 
 /// The loaded programs.
 pub struct Programs {
@@ -122,12 +128,15 @@ fn load(options: &DatapathOptions) -> Result<Programs> {
         .checked_mul(2)
         .context("--max-flows is too large")?;
     let level = options.log.map_or(0, |level| level as u8);
-    let csum_ipv6 = u8::from(kernel_version()? >= CSUM_IPV6_KERNEL);
+    let kernel = kernel_version()?;
+    let csum_ipv6 = u8::from(kernel >= CSUM_IPV6_KERNEL);
+    let redirect_claims = u8::from(kernel >= REDIRECT_CLAIMS_KERNEL);
     let host_netns = cgroup::netns_cookie()?;
     let mut loader = EbpfLoader::new();
     loader
         .override_global(aya_log::LEVEL, &level, true)
         .override_global("CSUM_IPV6_FLAG", &csum_ipv6, true)
+        .override_global("REDIRECT_CLAIMS", &redirect_claims, true)
         .override_global("HOST_NETNS", &host_netns, true)
         .map_max_entries("flows", entries);
     for name in PINNED {

@@ -59,6 +59,9 @@ pub struct Keep {
     pub ports: Vec<PortSpec>,
 }
 
+/// Programs of a host-side veth, in the order of attaching: the second comes before the first.
+const ENDPOINT_HOOKS: [Hook; 2] = [Hook::Container, Hook::Link];
+
 /// Bits that an IPv4 prefix has more in the mapped form.
 const MAPPED_BITS: u8 = 96;
 
@@ -225,19 +228,15 @@ impl Datapath {
         };
         self.slots.insert(spec.ifindex, slot);
         self.tables.veths.insert(spec.ifindex, veth)?;
-        for addr in [veth.addr4, veth.addr6, veth.link_local] {
-            if !addr.is_unspecified() {
-                self.tables
-                    .endpoints
-                    .insert(EndpointKey::new(spec.network, addr), endpoint)?;
-            }
+        for addr in veth.addrs() {
+            self.tables
+                .endpoints
+                .insert(EndpointKey::new(spec.network, addr), endpoint)?;
         }
-        let attached = attach::attach(
-            &mut self.programs,
-            &self.bpffs,
-            Hook::Container,
-            spec.ifindex,
-        );
+        self.tables.open_link(spec.ifindex, &veth)?;
+        let attached = ENDPOINT_HOOKS.into_iter().try_for_each(|hook| {
+            attach::attach(&mut self.programs, &self.bpffs, hook, spec.ifindex)
+        });
         if attached.is_err() {
             self.remove_endpoint(spec.ifindex)?;
         }
@@ -258,7 +257,8 @@ impl Datapath {
             self.tables.bump_generation(slot)?;
         }
         if let Some(veth) = self.tables.veths.get(&ifindex)? {
-            for addr in [veth.addr4, veth.addr6, veth.link_local] {
+            self.tables.close_link(ifindex, &veth)?;
+            for addr in veth.addrs() {
                 let key = EndpointKey::new(veth.network, addr);
                 // The address may have a new owner already.
                 if self
@@ -272,7 +272,9 @@ impl Datapath {
             }
         }
         self.tables.veths.remove(&ifindex)?;
-        attach::detach(&self.bpffs, Hook::Container, ifindex)
+        ENDPOINT_HOOKS
+            .into_iter()
+            .try_for_each(|hook| attach::detach(&self.bpffs, hook, ifindex))
     }
 
     /// Publishes a port of an endpoint.
@@ -337,7 +339,7 @@ impl Datapath {
             .collect();
         self.tables.retain_subnets(|id| networks.contains(&id))?;
         attach::retain(&self.bpffs, |hook, ifindex| match hook {
-            Hook::Container => keep.veths.contains(&ifindex),
+            Hook::Container | Hook::Link => keep.veths.contains(&ifindex),
             Hook::Uplink => keep.uplinks.contains(&ifindex),
             Hook::Gateway => keep.gateways.contains(&ifindex),
         })

@@ -11,6 +11,7 @@ use netpath_common::config::Config;
 use netpath_common::counter::{Count, DropKey, HookCounters};
 use netpath_common::endpoint::{Endpoint, EndpointKey, Slot, Veth};
 use netpath_common::flow::Flow;
+use netpath_common::link::{Receiver, Sender, receiver_place, sender_place};
 use netpath_common::network::{HostAddr, Network, Uplink};
 use netpath_common::port::{PortKey, PortTarget};
 use netpath_common::socket::{Dialled, SocketPeer};
@@ -27,6 +28,8 @@ pub struct Tables {
     pub counters: PerCpuArray<MapData, HookCounters>,
     pub drops: PerCpuHashMap<MapData, DropKey, Count>,
     subnets: LpmTrie<MapData, Addr, u16>,
+    senders: Array<MapData, Sender>,
+    receivers: Array<MapData, Receiver>,
     slots: Array<MapData, Slot>,
     config: Array<MapData, Config>,
 }
@@ -48,6 +51,8 @@ impl Tables {
             counters: PerCpuArray::try_from(take("counters")?)?,
             drops: PerCpuHashMap::try_from(take("drops")?)?,
             subnets: LpmTrie::try_from(take("subnets")?)?,
+            senders: Array::try_from(take("senders")?)?,
+            receivers: Array::try_from(take("receivers")?)?,
             slots: Array::try_from(take("slots")?)?,
             config: Array::try_from(take("config")?)?,
         })
@@ -69,6 +74,8 @@ impl Tables {
             "counters" => sizes::<u32, HookCounters>(),
             "drops" => sizes::<DropKey, Count>(),
             "slots" => sizes::<u32, Slot>(),
+            "senders" => sizes::<u32, Sender>(),
+            "receivers" => sizes::<u32, Receiver>(),
             "sock_nat" => sizes::<SocketPeer, Dialled>(),
             "config" => sizes::<u32, Config>(),
             _ => return None,
@@ -106,6 +113,53 @@ impl Tables {
         let all: Vec<_> = self.subnets.iter().collect::<Result<_, _>>()?;
         for (key, _) in all.into_iter().filter(|(_, network)| !keep(*network)) {
             absent_is_fine(self.subnets.remove(&key))?;
+        }
+        Ok(())
+    }
+
+    /// Opens the short way from and to an endpoint; places of others are taken over.
+    pub fn open_link(&mut self, ifindex: u32, veth: &Veth) -> Result<()> {
+        let sender = Sender {
+            addr4: veth.addr4,
+            addr6: veth.addr6,
+            link_local: veth.link_local,
+            ifindex,
+            network: veth.network,
+            mac: veth.mac,
+            reserved: 0,
+        };
+        for addr in veth.addrs() {
+            let receiver = Receiver {
+                addr,
+                ifindex,
+                network: veth.network,
+                reserved: 0,
+            };
+            let place = receiver_place(veth.network, &addr);
+            self.receivers
+                .set(place, receiver, 0)
+                .context("cannot write a receiver")?;
+        }
+        self.senders
+            .set(sender_place(ifindex), sender, 0)
+            .context("cannot write a sender")
+    }
+
+    /// Closes the short way from and to an endpoint, as far as its places are still its own.
+    pub fn close_link(&mut self, ifindex: u32, veth: &Veth) -> Result<()> {
+        let place = sender_place(ifindex);
+        if self.senders.get(&place, 0)?.ifindex == ifindex {
+            self.senders
+                .set(place, Sender::NONE, 0)
+                .context("cannot clear a sender")?;
+        }
+        for addr in veth.addrs() {
+            let place = receiver_place(veth.network, &addr);
+            if self.receivers.get(&place, 0)?.ifindex == ifindex {
+                self.receivers
+                    .set(place, Receiver::NONE, 0)
+                    .context("cannot clear a receiver")?;
+            }
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ mod fragments;
 mod fuzz;
 mod gateway;
 mod icmp;
+mod link;
 mod malformed;
 mod maps;
 mod masquerade;

@@ -19,7 +19,7 @@ use netpath_tests::wire::Wire;
 use serde_json::Value;
 
 /// Maps that outlive the agent, by their names.
-const MAPS: [&str; 13] = [
+const MAPS: [&str; 15] = [
     "config",
     "counters",
     "drops",
@@ -29,6 +29,8 @@ const MAPS: [&str; 13] = [
     "host_addrs",
     "networks",
     "ports",
+    "receivers",
+    "senders",
     "sock_nat",
     "subnets",
     "uplinks",
@@ -265,6 +267,7 @@ fn what_nobody_owns_any_more_is_removed() {
         assert_eq!(rows.len(), 3);
         let mut links = vec![
             format!("container-{}", host.veths[1]),
+            format!("link-{}", host.veths[1]),
             format!("gateway-{}", host.gateways[0]),
             format!("uplink-{}", host.uplink),
         ];
