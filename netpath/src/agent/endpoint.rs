@@ -34,6 +34,7 @@ impl Agent {
                 peer_name: INTERFACE,
                 peer_mac: endpoint.mac,
                 mtu: network.mtu,
+                local_mtu: network.local_mtu,
             })
             .await?;
         let link = self
@@ -144,8 +145,12 @@ impl Agent {
 
 /// What is to be done inside a container's namespace.
 struct Inside {
+    /// Addresses with their subnets.
     addresses: Vec<IpNet>,
+    link_local: Option<IpNet>,
     gateways: Vec<IpAddr>,
+    mtu: u32,
+    local_mtu: u32,
     v6: bool,
     own: bool,
 }
@@ -162,10 +167,13 @@ impl Inside {
         }
         // Given by us, so that the datapath knows it; /64 is what link-local means.
         let link_local = endpoint.link_local();
-        addresses.extend(link_local.and_then(|address| IpNet::new(address.into(), 64).ok()));
+        let link_local = link_local.and_then(|address| IpNet::new(address.into(), 64).ok());
         Self {
             addresses,
+            link_local,
             gateways,
+            mtu: network.mtu,
+            local_mtu: network.local_mtu,
             v6: endpoint.addr6.is_some(),
             own,
         }
@@ -210,15 +218,34 @@ impl Inside {
             for (setting, value) in settings {
                 sysctl::set(&format!("ipv6/conf/{INTERFACE}/{setting}"), value)?;
             }
+            if let Some(address) = self.link_local {
+                netlink.add_address(index, address).await?;
+            }
             for address in &self.addresses {
-                netlink.add_address(index, *address).await?;
+                netlink.add_address_alone(index, *address).await?;
             }
             netlink.set_up(index).await?;
-            for gateway in &self.gateways {
+            self.add_routes(&netlink, index).await
+        })
+    }
+
+    /// Neighbours are reached with larger packets than everybody else. The interface keeps the
+    /// MTU of the way out: programs look at it.
+    async fn add_routes(&self, netlink: &Netlink, index: u32) -> Result<()> {
+        for address in &self.addresses {
+            let (subnet, source) = (address.trunc(), address.addr());
+            netlink
+                .add_link_route(index, subnet, source, self.local_mtu)
+                .await?;
+            let own = |gateway: &&IpAddr| gateway.is_ipv4() == source.is_ipv4();
+            for gateway in self.gateways.iter().filter(own) {
+                netlink
+                    .add_link_route(index, (*gateway).into(), source, self.mtu)
+                    .await?;
                 netlink.add_default_route(index, *gateway).await?;
             }
-            Ok(())
-        })
+        }
+        Ok(())
     }
 }
 

@@ -21,6 +21,10 @@ const RESERVED: [&str; 3] = ["default", "host", "none"];
 /// IPv4 demands 68 bytes, IPv6 1280 (RFC 8200); a packet has at most 65535.
 const MTU: (u32, u32) = (68, 65_535);
 const MTU_V6: u32 = 1280;
+/// Packets between containers of one host never meet a cable, so they may be as large as the
+/// kernel lets a route have them (65535 less 15). Fewer, larger packets: a stream of 16 KB
+/// writes is several times faster than with an MTU of 1500.
+const LOCAL_MTU: u32 = 65_520;
 
 impl Agent {
     /// Makes a network.
@@ -139,6 +143,8 @@ impl Agent {
             id,
             subnets,
             mtu,
+            // Who names an MTU wants it everywhere.
+            local_mtu: new.mtu.unwrap_or(LOCAL_MTU),
             device: format!("np-br{id}"),
             ifindex: 0,
             mac: names::random_mac()?,

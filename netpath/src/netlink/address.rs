@@ -80,13 +80,35 @@ impl Netlink {
     /// # Errors
     /// The kernel's.
     pub async fn add_address(&self, index: u32, address: IpNet) -> Result<()> {
+        self.add_address_with(index, address, AddressFlags::empty())
+            .await
+    }
+
+    /// As [`Self::add_address`], but the kernel adds no route to the address's subnet.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub async fn add_address_alone(&self, index: u32, address: IpNet) -> Result<()> {
+        self.add_address_with(index, address, AddressFlags::Noprefixroute)
+            .await
+    }
+
+    async fn add_address_with(
+        &self,
+        index: u32,
+        address: IpNet,
+        mut flags: AddressFlags,
+    ) -> Result<()> {
         let mut request = self
             .handle
             .address()
             .add(index, address.addr(), address.prefix_len());
         if address.addr().is_ipv6() {
-            let flags = AddressAttribute::Flags(AddressFlags::Nodad);
-            request.message_mut().attributes.push(flags);
+            flags |= AddressFlags::Nodad;
+        }
+        if !flags.is_empty() {
+            let attributes = &mut request.message_mut().attributes;
+            attributes.push(AddressAttribute::Flags(flags));
         }
         match request.execute().await.map_err(to_io) {
             Err(error) if error.raw_os_error() != Some(libc::EEXIST) => {

@@ -106,8 +106,10 @@ pub struct NewVeth<'a> {
     pub peer_name: &'a str,
     /// MAC address of the other end.
     pub peer_mac: [u8; 6],
-    /// Largest packet of both ends in bytes.
+    /// Largest packet of the other end in bytes.
     pub mtu: u32,
+    /// Largest packet in bytes that the other end may send by a route that says so.
+    pub local_mtu: u32,
 }
 
 /// Name of the other end of a gateway device.
@@ -187,7 +189,7 @@ impl Netlink {
             .build();
         let message = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
             .name(new.name)
-            .mtu(new.mtu)
+            .mtu(new.local_mtu)
             .append_extra_attribute(LinkAttribute::Group(GROUP))
             .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
             .build();

@@ -1,12 +1,15 @@
 //! Routes.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use futures_util::TryStreamExt;
 use ipnet::IpNet;
 use rtnetlink::RouteMessageBuilder;
-use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteScope, RouteType,
+};
 
 use super::{Netlink, to_io};
 
@@ -109,12 +112,50 @@ impl Netlink {
                 .gateway(gateway)
                 .build(),
         };
+        self.add_route(message)
+            .await
+            .with_context(|| format!("cannot add the default route by {gateway}"))
+    }
+
+    /// Adds a route to what is on the link of the device, from the address `source`, for
+    /// packets of up to `mtu` bytes.
+    ///
+    /// # Errors
+    /// The kernel's; it says so if there is one already.
+    pub async fn add_link_route(
+        &self,
+        index: u32,
+        destination: IpNet,
+        source: IpAddr,
+        mtu: u32,
+    ) -> Result<()> {
+        let (prefix, length) = (destination.network(), destination.prefix_len());
+        let mut message = match (prefix, source) {
+            (IpAddr::V4(prefix), IpAddr::V4(source)) => RouteMessageBuilder::<Ipv4Addr>::new()
+                .output_interface(index)
+                .destination_prefix(prefix, length)
+                .pref_source(source)
+                .scope(RouteScope::Link)
+                .build(),
+            (IpAddr::V6(prefix), IpAddr::V6(_)) => RouteMessageBuilder::<Ipv6Addr>::new()
+                .output_interface(index)
+                .destination_prefix(prefix, length)
+                .build(),
+            _ => bail!("cannot add a route to {destination} from {source}: the families differ"),
+        };
+        let metrics = vec![RouteMetric::Mtu(mtu)];
+        message.attributes.push(RouteAttribute::Metrics(metrics));
+        self.add_route(message)
+            .await
+            .with_context(|| format!("cannot add a route to {destination}"))
+    }
+
+    async fn add_route(&self, message: RouteMessage) -> io::Result<()> {
         self.handle
             .route()
             .add(message)
             .execute()
             .await
             .map_err(to_io)
-            .with_context(|| format!("cannot add the default route by {gateway}"))
     }
 }

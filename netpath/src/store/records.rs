@@ -18,6 +18,8 @@ pub struct NetworkRecord {
     pub subnets: Vec<Subnet>,
     /// Largest packet in bytes.
     pub mtu: u32,
+    /// Largest packet in bytes between containers of the network.
+    pub local_mtu: u32,
     /// Name of the gateway device.
     pub device: String,
     /// Index of the gateway device; 0 until it was made.
