@@ -3,7 +3,7 @@
 //! Most packets between containers need no more than this: the sender's addresses are its own,
 //! and the receiver is known. Two look-ups in arrays answer that, with no hash to compute. All
 //! else (other destinations, unusual headers, drops and their reasons) is left to
-//! [`crate::container`], which also decides whatever this module declines.
+//! [`crate::container`], which could do without this module.
 
 use crate::addr::{Addr, Mac};
 use crate::env::Env;
@@ -97,6 +97,9 @@ pub fn receiver_place(network: u16, addr: &Addr) -> u32 {
         .wrapping_add(network)
         & (PLACES - 1)
 }
+
+/// Place of the program `np_beyond` in map `stages`.
+pub const BEYOND: u32 = 0;
 
 /// No device.
 pub const NOBODY: u32 = 0;

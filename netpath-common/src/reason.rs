@@ -48,11 +48,13 @@ pub enum DropReason {
     StaleFlow = 20,
     /// The container has as many connections as it may have at a time.
     FlowBudget = 21,
+    /// A program goes on in one that is not there.
+    MissingStage = 40,
 }
 
 impl DropReason {
     /// All reasons, for listings.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Malformed,
         Self::UnknownEtherType,
         Self::SpoofedSource,
@@ -74,6 +76,7 @@ impl DropReason {
         Self::RewriteFailed,
         Self::StaleFlow,
         Self::FlowBudget,
+        Self::MissingStage,
     ];
 
     /// What it means, for people.
@@ -100,6 +103,7 @@ impl DropReason {
             Self::RewriteFailed => "the kernel refused to change the packet",
             Self::StaleFlow => "the container of this flow is gone",
             Self::FlowBudget => "the container has as many connections as it may have",
+            Self::MissingStage => "a program goes on in one that is not there",
         }
     }
 }

@@ -1,12 +1,12 @@
 //! The short way between two containers of one network. It reads the packet and changes nothing,
-//! so the kernel need not make its bytes private first; what it does not deliver goes on to
-//! `np_container`.
+//! so the kernel need not make its bytes private first; what it does not deliver goes on in
+//! `np_beyond`.
 
 use core::mem::offset_of;
 
-use aya_ebpf::bindings::{TC_ACT_REDIRECT, TC_ACT_UNSPEC};
+use aya_ebpf::bindings::TC_ACT_REDIRECT;
 use aya_ebpf::helpers::generated::bpf_redirect_peer;
-use netpath_common::link::{self, NOBODY, Sender, sender_place};
+use netpath_common::link::{self, BEYOND, NOBODY, Sender, sender_place};
 use netpath_common::packet::{Frame as _, Packet};
 use netpath_common::reason::DropReason;
 use network_types::eth::EthHdr;
@@ -20,18 +20,21 @@ use crate::maps;
 const TCP: u8 = IpProto::Tcp as u8;
 const UDP: u8 = IpProto::Udp as u8;
 
-/// Delivers the packet, or passes it on.
+/// Delivers the packet, or lets `np_beyond` decide.
 #[inline(always)]
 pub fn run(kernel: &Kernel<'_>) -> i32 {
     let ifindex = find(kernel);
     if ifindex == NOBODY {
-        return TC_ACT_UNSPEC;
+        // SAFETY: nothing here needs to be dropped. It comes back only if it fails, which the
+        // agent's order of loading rules out.
+        unsafe { maps::STAGES.tail_call(kernel.ctx, BEYOND) };
+        return action::finish(kernel, Err(DropReason::MissingStage));
     }
     action::claim(kernel);
     // SAFETY: a helper with plain arguments.
     let result = unsafe { bpf_redirect_peer(ifindex, 0) };
     if result != i64::from(TC_ACT_REDIRECT) {
-        return TC_ACT_UNSPEC;
+        return action::finish(kernel, Err(DropReason::RewriteFailed));
     }
     let len = kernel.ctx.len();
     kernel.count(|counters| {

@@ -3,7 +3,7 @@
 //! What decides is in `netpath-common` and runs in the tests of the host as well; here
 //! is what needs the kernel: maps, packet bytes, helpers.
 //!
-//! * `np_link`, then `np_container`: tcx ingress of a container's host-side veth
+//! * `np_container`, which goes on in `np_beyond`: tcx ingress of a container's host-side veth
 //! * `np_uplink`: tcx ingress of an uplink
 //! * `np_gateway`: tcx egress of a network's gateway device
 //! * `np_connect4` and its like: cgroup hooks of the host's own sockets
@@ -31,16 +31,17 @@ use netpath_common::counter::Hook;
 use crate::kernel::Kernel;
 use crate::socket::{V4, V6};
 
-/// What a container sends comes by here first: packets for a container of the same network
-/// need no more.
+/// Everything a container sends comes by here. Packets for a container of the same network need
+/// no more than this.
 #[classifier]
-pub fn np_link(ctx: TcContext) -> i32 {
+pub fn np_container(ctx: TcContext) -> i32 {
     link::run(&Kernel::new(&ctx, Hook::Container))
 }
 
-/// Everything else a container sends comes by here.
+/// Where [`np_container`] goes on with all other packets: a program of its own, because one that
+/// writes to packets has the kernel make their bytes private before it begins.
 #[classifier]
-pub fn np_container(ctx: TcContext) -> i32 {
+pub fn np_beyond(ctx: TcContext) -> i32 {
     let kernel = Kernel::new(&ctx, Hook::Container);
     action::finish(&kernel, action::container(&kernel))
 }

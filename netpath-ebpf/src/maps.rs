@@ -1,7 +1,9 @@
 //! The maps. Operators read them with `bpftool`: keys and values are records with named
 //! fields, names fit into the kernel's 15 characters.
 
-use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap};
+use aya_ebpf::btf_maps::{
+    Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, ProgramArray,
+};
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::{Global, bindings::BPF_F_NO_PREALLOC};
 use netpath_common::addr::Addr;
@@ -82,6 +84,11 @@ pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts, 16_384> = LruHashMa
 /// us: the oldest entries make room for new ones.
 #[btf_map(name = "sock_nat")]
 pub static SOCK_NAT: LruHashMap<SocketPeer, Dialled, 65_536> = LruHashMap::new();
+
+/// Programs that others go on in, by [`netpath_common::link::BEYOND`] and its like. Each load of
+/// the object has an array of its own: programs and what they go on in are of one version.
+#[btf_map(name = "stages")]
+pub static STAGES: ProgramArray<1> = ProgramArray::new();
 
 /// Memory for what is learnt of the packet at hand.
 #[btf_map(name = "packet")]

@@ -11,11 +11,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use aya::maps::{HashMap as BpfHashMap, Map, MapData};
 use aya::{TestRun as _, TestRunOptions};
 use netpath::datapath::rows::FlowRow;
 use netpath::datapath::{
     Datapath, DatapathOptions, EndpointSpec, NetworkSpec, PortSpec, SweepReport,
 };
+use netpath_common::endpoint::Veth;
 use netpath_common::tuple::Proto;
 use nix::sched::{CloneFlags, unshare};
 
@@ -142,8 +144,8 @@ impl Run {
 pub enum At {
     /// A container's veth, by its number (A is 0, B is 1, the other network's is 2).
     Container(usize),
-    /// The same before that: the short way.
-    Link(usize),
+    /// The same without the short way.
+    Beyond(usize),
     /// The uplink.
     Uplink,
     /// The first network's gateway device; whether the packet is forwarded for somebody.
@@ -154,7 +156,7 @@ impl At {
     fn names(self) -> (&'static str, &'static str) {
         match self {
             Self::Container(_) => ("container", "np_container"),
-            Self::Link(_) => ("container", "np_link"),
+            Self::Beyond(_) => ("container", "np_beyond"),
             Self::Uplink => ("uplink", "np_uplink"),
             Self::Gateway(_) => ("gateway", "np_gateway"),
         }
@@ -398,6 +400,15 @@ impl Host {
         })
     }
 
+    /// Empties the map `veths`, which the short way does without.
+    pub fn forget_endpoints(&mut self) {
+        let map = MapData::from_pin(self.folder().join("veths")).expect("the map");
+        let mut veths: BpfHashMap<_, u32, Veth> = Map::HashMap(map).try_into().expect("a hash map");
+        for ifindex in self.veths {
+            veths.remove(&ifindex).expect("an endpoint");
+        }
+    }
+
     /// The folder of the pins.
     pub fn folder(&self) -> &Path {
         &self.folder.0
@@ -460,7 +471,7 @@ impl Host {
     /// Runs a hook's program on a frame and checks nothing.
     pub fn run_raw(&mut self, at: At, frame: &[u8]) -> (Action, Vec<u8>) {
         let (ifindex, ingress) = match at {
-            At::Container(i) | At::Link(i) => (self.veths[i], self.veths[i]),
+            At::Container(i) | At::Beyond(i) => (self.veths[i], self.veths[i]),
             At::Uplink => (self.uplink, self.uplink),
             At::Gateway(true) => (self.gateways[0], self.uplink),
             At::Gateway(false) => (self.gateways[0], 0),

@@ -19,8 +19,6 @@ use super::{cgroup, link};
 pub enum Hook {
     /// tcx ingress of a host-side veth.
     Container,
-    /// The same, before [`Self::Container`]: the short way.
-    Link,
     /// tcx ingress of an uplink.
     Uplink,
     /// tcx egress of a gateway device.
@@ -28,13 +26,12 @@ pub enum Hook {
 }
 
 impl Hook {
-    const ALL: [Self; 4] = [Self::Container, Self::Link, Self::Uplink, Self::Gateway];
+    const ALL: [Self; 3] = [Self::Container, Self::Uplink, Self::Gateway];
 
     /// Name of its links' pins.
     const fn name(self) -> &'static str {
         match self {
             Self::Container => "container",
-            Self::Link => "link",
             Self::Uplink => "uplink",
             Self::Gateway => "gateway",
         }
@@ -44,23 +41,14 @@ impl Hook {
     pub const fn program(self) -> &'static str {
         match self {
             Self::Container => "np_container",
-            Self::Link => "np_link",
             Self::Uplink => "np_uplink",
             Self::Gateway => "np_gateway",
         }
     }
 
-    /// The hook whose program on the same device it has to come before.
-    const fn before(self) -> Option<Self> {
-        match self {
-            Self::Link => Some(Self::Container),
-            _ => None,
-        }
-    }
-
     const fn direction(self) -> TcAttachType {
         match self {
-            Self::Container | Self::Link | Self::Uplink => TcAttachType::Ingress,
+            Self::Container | Self::Uplink => TcAttachType::Ingress,
             Self::Gateway => TcAttachType::Egress,
         }
     }
@@ -78,10 +66,6 @@ fn pin(bpffs: &Path, hook: Hook, ifindex: u32) -> PathBuf {
 /// Attaches the hook's program to a device, or puts it in the place of an older one.
 pub fn attach(programs: &mut Programs, bpffs: &Path, hook: Hook, ifindex: u32) -> Result<()> {
     let pin = pin(bpffs, hook, ifindex);
-    let order = match hook.before() {
-        Some(later) => LinkOrder::before_program(programs.classifier(later.program())?)?,
-        None => LinkOrder::default(),
-    };
     let program = programs.classifier(hook.program())?;
     if let Ok(link) = PinnedLink::from_pin(&pin) {
         let link = SchedClassifierLink::try_from(FdLink::from(link))
@@ -95,7 +79,7 @@ pub fn attach(programs: &mut Programs, bpffs: &Path, hook: Hook, ifindex: u32) -
         link::remove(&pin)?;
     }
     let device = device_name(ifindex)?;
-    let options = TcAttachOptions::TcxOrder(order);
+    let options = TcAttachOptions::TcxOrder(LinkOrder::default());
     let id = program
         .attach_with_options(&device, hook.direction(), options)
         .with_context(|| format!("cannot attach {} to {device}", hook.program()))?;

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::{MapData, MapInfo};
@@ -14,7 +14,7 @@ use nix::sys::statfs::{FsType, statfs};
 
 use super::spec::DatapathOptions;
 use super::tables::Tables;
-use super::{attach, cgroup, link};
+use super::{attach, cgroup, link, stages};
 
 /// The programs, as compiled by the build script.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("NETPATH_EBPF_OBJECT"));
@@ -55,6 +55,8 @@ const REDIRECT_CLAIMS_KERNEL: (u32, u32) = (6, 15);
 pub struct Programs {
     ebpf: Ebpf,
     logs: bool,
+    /// Pin of the array of programs that others go on in.
+    pub(super) stages: PathBuf,
 }
 
 impl Programs {
@@ -151,10 +153,12 @@ fn load(options: &DatapathOptions) -> Result<Programs> {
                 .with_context(|| format!("the kernel refused the program {name}"))?;
         }
     }
+    let stages = stages::fill(&mut ebpf, &options.bpffs)?;
     debug!("programs loaded, maps under {}", options.bpffs.display());
     Ok(Programs {
         ebpf,
         logs: options.log.is_some(),
+        stages,
     })
 }
 

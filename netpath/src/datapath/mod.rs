@@ -5,6 +5,7 @@
 //!   and sockets; [`link`]: the pinned links of both
 //! * [`tables`]: typed access to the maps; [`batch`]: reading a large one quickly
 //! * [`rows`]: what is shown to people and programs
+//! * [`stages`]: programs that go on in others
 //! * [`sweep`]: removal of idle flows
 //!
 //! Everything that must outlive the agent is pinned under one folder of a bpffs: maps by
@@ -17,6 +18,7 @@ mod link;
 mod load;
 pub mod rows;
 mod spec;
+mod stages;
 mod sweep;
 mod tables;
 
@@ -58,9 +60,6 @@ pub struct Keep {
     /// Published ports.
     pub ports: Vec<PortSpec>,
 }
-
-/// Programs of a host-side veth, in the order of attaching: the second comes before the first.
-const ENDPOINT_HOOKS: [Hook; 2] = [Hook::Container, Hook::Link];
 
 /// Bits that an IPv4 prefix has more in the mapped form.
 const MAPPED_BITS: u8 = 96;
@@ -234,9 +233,12 @@ impl Datapath {
                 .insert(EndpointKey::new(spec.network, addr), endpoint)?;
         }
         self.tables.open_link(spec.ifindex, &veth)?;
-        let attached = ENDPOINT_HOOKS.into_iter().try_for_each(|hook| {
-            attach::attach(&mut self.programs, &self.bpffs, hook, spec.ifindex)
-        });
+        let attached = attach::attach(
+            &mut self.programs,
+            &self.bpffs,
+            Hook::Container,
+            spec.ifindex,
+        );
         if attached.is_err() {
             self.remove_endpoint(spec.ifindex)?;
         }
@@ -272,9 +274,7 @@ impl Datapath {
             }
         }
         self.tables.veths.remove(&ifindex)?;
-        ENDPOINT_HOOKS
-            .into_iter()
-            .try_for_each(|hook| attach::detach(&self.bpffs, hook, ifindex))
+        attach::detach(&self.bpffs, Hook::Container, ifindex)
     }
 
     /// Publishes a port of an endpoint.
@@ -339,10 +339,12 @@ impl Datapath {
             .collect();
         self.tables.retain_subnets(|id| networks.contains(&id))?;
         attach::retain(&self.bpffs, |hook, ifindex| match hook {
-            Hook::Container | Hook::Link => keep.veths.contains(&ifindex),
+            Hook::Container => keep.veths.contains(&ifindex),
             Hook::Uplink => keep.uplinks.contains(&ifindex),
             Hook::Gateway => keep.gateways.contains(&ifindex),
-        })
+        })?;
+        // No device has a program of an earlier agent any more.
+        stages::retain(&self.bpffs, &self.programs)
     }
 
     /// The messages of the programs themselves, if they were asked for; drain it whenever
