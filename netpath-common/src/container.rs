@@ -1,19 +1,23 @@
 //! What a container sends: tcx ingress of its host-side veth.
 
+use crate::addr::Addr;
+use crate::direct;
 use crate::endpoint::{EndpointKey, Veth};
 use crate::env::{Env, Scratch, Table, Verdict};
 use crate::flow::FlowKind;
 use crate::packet::Packet;
+use crate::policy::{ICC_OFF, INTERNAL};
 use crate::publish;
 use crate::reason::DropReason;
-use crate::snat;
+use crate::snat::{self, Opening};
 use crate::track::{self, Begun};
 use crate::tuple::OUTSIDE;
 
 /// Checks that a packet comes from the container's own address, and delivers it if its
 /// destination is on the container's own link. `None`: it leaves the network.
 ///
-/// Traffic within a network has no state: nothing is translated, nothing restricted.
+/// Traffic within a network has no state: nothing is translated, and all of it is let through
+/// or none.
 #[inline(always)]
 pub fn within_network<E: Env>(
     env: &E,
@@ -30,6 +34,9 @@ pub fn within_network<E: Env>(
     // The gateway may have published ports.
     if veth.is_gateway(dst) || !veth.on_link(dst) {
         return Ok(None);
+    }
+    if veth.flags & ICC_OFF != 0 {
+        return Err(DropReason::IccOff);
     }
     let key = EndpointKey::new(veth.network, *dst);
     match env.endpoints().with(&key, |endpoint| endpoint.ifindex) {
@@ -69,37 +76,68 @@ fn try_begin<E: Env>(
     veth: &Veth,
     veth_ifindex: u32,
 ) -> Result<Begun, DropReason> {
-    let key = &packet.tuple;
-    if env.host_addrs().contains(&key.dst) || veth.is_gateway(&key.dst) {
+    let dst = &packet.tuple.dst;
+    let gateway = veth.is_gateway(dst);
+    if veth.flags & INTERNAL != 0 && !gateway {
+        return Err(DropReason::InternalNetwork);
+    }
+    if gateway || env.host_addrs().contains(dst) {
         return dial(env, packet, veth, veth_ifindex);
     }
-    if env.network_of(&key.dst).is_some() {
-        return Err(DropReason::OtherNetwork);
-    }
-    packet.may_open()?;
     env.with_scratch(|Scratch { opening, flow }| {
-        let route = &mut opening.forward.route;
-        env.route(veth.gateway_ifindex, &key.src, &key.dst, route)?;
-        env.uplinks()
-            .with(&opening.forward.route.ifindex, |uplink| {
-                opening.src = uplink.snat_addr(&key.dst);
-            })
-            .ok_or(DropReason::NotAnUplink)?;
-        if opening.src.is_unspecified() {
-            return Err(DropReason::NoSnatAddress);
+        match env.network_of(dst) {
+            Some(network) => {
+                direct::to_network(env, packet, veth, veth_ifindex, network, opening)?;
+            }
+            None => go_out(env, packet, veth, veth_ifindex, opening)?,
         }
-        opening.kind = FlowKind::Masquerade;
-        opening.dst = key.dst;
-        opening.src_port = key.src_port;
-        opening.dst_port = key.dst_port;
-        opening.network = OUTSIDE;
-        (opening.port_min, opening.port_max) = snat::ports(env, key.proto);
-        opening.gateway_ifindex = veth.gateway_ifindex;
-        opening.forward.out(veth.slot);
-        opening.back.back_to(veth, veth_ifindex);
         snat::open(env, packet, opening, flow).map(|()| Begun::Flow)
     })
     .unwrap_or(Err(DropReason::RewriteFailed))
+}
+
+/// Describes the connection that a container begins with somebody outside.
+#[inline(always)]
+fn go_out<E: Env>(
+    env: &E,
+    packet: &Packet,
+    veth: &Veth,
+    veth_ifindex: u32,
+    opening: &mut Opening,
+) -> Result<(), DropReason> {
+    packet.may_open()?;
+    let key = &packet.tuple;
+    opening.src = Addr::UNSPECIFIED;
+    let mut masquerade = true;
+    env.policies().with(&u32::from(veth.network), |policy| {
+        masquerade = policy.masquerades(&key.dst);
+        opening.src = policy.snat_addr(&key.dst);
+    });
+    if !masquerade {
+        return direct::outward(env, packet, veth, veth_ifindex, opening);
+    }
+    let route = &mut opening.forward.route;
+    env.route(veth.gateway_ifindex, &key.src, &key.dst, route)?;
+    env.uplinks()
+        .with(&opening.forward.route.ifindex, |uplink| {
+            if opening.src.is_unspecified() {
+                opening.src = uplink.snat_addr(&key.dst);
+            }
+        })
+        .ok_or(DropReason::NotAnUplink)?;
+    if opening.src.is_unspecified() {
+        return Err(DropReason::NoSnatAddress);
+    }
+    opening.kind = FlowKind::Masquerade;
+    opening.dst = key.dst;
+    opening.src_port = key.src_port;
+    opening.dst_port = key.dst_port;
+    opening.network = OUTSIDE;
+    (opening.port_min, opening.port_max) = snat::ports(env, key.proto);
+    opening.gateway_ifindex = veth.gateway_ifindex;
+    opening.forward.out(veth.slot);
+    opening.back.back_to(veth, veth_ifindex);
+    Ok(())
 }
 
 /// A packet for an address of the host: for a published port, or for the host itself.
@@ -116,6 +154,10 @@ fn dial<E: Env>(
     env.with_scratch(|Scratch { opening, flow }| {
         if !publish::find(env, packet, opening) {
             return Ok(Begun::Host);
+        }
+        // Another network's: an internal one has none.
+        if veth.flags & INTERNAL != 0 {
+            return Err(DropReason::InternalNetwork);
         }
         publish::dial_from_container(env, packet, veth, veth_ifindex, opening, flow)
     })

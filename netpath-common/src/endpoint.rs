@@ -73,9 +73,14 @@ pub struct Veth {
     pub mac: Mac,
     /// MAC address of the gateway.
     pub gateway_mac: Mac,
+    /// [`INTERNAL`](crate::policy::INTERNAL) and [`ICC_OFF`](crate::policy::ICC_OFF): here, where
+    /// they cost no look-up.
+    pub flags: u8,
+    /// Always 0.
+    pub reserved: [u8; 7],
 }
 
-const _: () = assert!(size_of::<Veth>() == 104);
+const _: () = assert!(size_of::<Veth>() == 112);
 
 impl Veth {
     /// The container's addresses.

@@ -10,6 +10,7 @@ use crate::icmp::Quoted;
 use crate::link::Receiver;
 use crate::network::{HostAddr, Uplink};
 use crate::packet::Packet;
+use crate::policy::{OpenPort, Policy, Trusted};
 use crate::port::{PortKey, PortTarget};
 use crate::reason::DropReason;
 use crate::snat::Opening;
@@ -110,6 +111,12 @@ pub trait Env {
     fn uplinks(&self) -> impl Table<u32, Uplink>;
     /// Map `host_addrs`.
     fn host_addrs(&self) -> impl Table<Addr, HostAddr>;
+    /// Map `policies`, keyed by network id.
+    fn policies(&self) -> impl Table<u32, Policy>;
+    /// Map `open_ports`.
+    fn open_ports(&self) -> impl Table<OpenPort, u32>;
+    /// Map `trusted`.
+    fn trusted(&self) -> impl Table<Trusted, u32>;
     /// Map `fragments`, which forgets the oldest when it is full.
     fn fragments(&self) -> impl Table<FragmentKey, FragmentPorts>;
     /// What is at a place of map `receivers`.

@@ -71,6 +71,20 @@ pub enum Toward {
     Container = 0,
     /// Out of the uplink `ifindex`.
     Uplink = 1,
+    /// To the host's own stack by the gateway device `ifindex`, to be forwarded as the host's
+    /// routes and rules say; unchanged.
+    Stack = 2,
+    /// As [`Self::Container`], for what the host's stack has forwarded to the gateway device;
+    /// unchanged.
+    Forwarded = 3,
+}
+
+impl Toward {
+    /// Whether the host's stack forwards the packet, so that it is not ours to change.
+    #[inline(always)]
+    pub const fn is_by_stack(self) -> bool {
+        self as u8 >= Self::Stack as u8
+    }
 }
 
 /// A direction of a flow.
@@ -95,6 +109,9 @@ pub enum FlowKind {
     Masquerade = 0,
     /// Somebody dialled a published port; the destination is translated.
     Published = 1,
+    /// Between a container's own address and somebody beyond its network; nothing is
+    /// translated.
+    Direct = 2,
 }
 
 /// State of a connection.

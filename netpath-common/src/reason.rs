@@ -48,13 +48,19 @@ pub enum DropReason {
     StaleFlow = 20,
     /// The container has as many connections as it may have at a time.
     FlowBudget = 21,
+    /// The network is internal: nothing leaves it, nothing from elsewhere comes in.
+    InternalNetwork = 22,
+    /// Containers of this network do not talk with each other.
+    IccOff = 23,
+    /// Straight to a container's port, which is not published.
+    NotPublished = 24,
     /// A program goes on in one that is not there.
     MissingStage = 40,
 }
 
 impl DropReason {
     /// All reasons, for listings.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 25] = [
         Self::Malformed,
         Self::UnknownEtherType,
         Self::SpoofedSource,
@@ -76,6 +82,9 @@ impl DropReason {
         Self::RewriteFailed,
         Self::StaleFlow,
         Self::FlowBudget,
+        Self::InternalNetwork,
+        Self::IccOff,
+        Self::NotPublished,
         Self::MissingStage,
     ];
 
@@ -103,6 +112,9 @@ impl DropReason {
             Self::RewriteFailed => "the kernel refused to change the packet",
             Self::StaleFlow => "the container of this flow is gone",
             Self::FlowBudget => "the container has as many connections as it may have",
+            Self::InternalNetwork => "the network is internal, nothing leaves or enters it",
+            Self::IccOff => "containers of this network do not talk with each other",
+            Self::NotPublished => "straight to a container's port that is not published",
             Self::MissingStage => "a program goes on in one that is not there",
         }
     }

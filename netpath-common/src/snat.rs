@@ -61,6 +61,15 @@ impl Way {
         self.dst_mac = Mac::ZERO;
         self.src_mac = Mac::ZERO;
     }
+
+    /// To the host's stack by the gateway device, for a container.
+    #[inline(always)]
+    pub fn by_stack(&mut self, slot: u32, gateway_ifindex: u32) {
+        self.out(slot);
+        self.to = Toward::Stack;
+        self.route.ifindex = gateway_ifindex;
+        self.route.next_hop = Addr::UNSPECIFIED;
+    }
 }
 
 /// A connection about to be made.

@@ -8,6 +8,7 @@ use crate::flow::Flow;
 use crate::fragment::{FragmentKey, FragmentPorts};
 use crate::link::{Receiver, Sender};
 use crate::network::{HostAddr, Network, Uplink};
+use crate::policy::{OpenPort, Policy, Trusted};
 use crate::port::{PortKey, PortTarget};
 use crate::socket::{Dialled, SocketPeer};
 use crate::tuple::Tuple;
@@ -37,12 +38,15 @@ pod!(
     HookCounters,
     HostAddr,
     Network,
+    OpenPort,
+    Policy,
     PortKey,
     PortTarget,
     Receiver,
     Sender,
     Slot,
     SocketPeer,
+    Trusted,
     Tuple,
     Uplink,
     Veth,

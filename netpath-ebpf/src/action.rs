@@ -148,7 +148,7 @@ pub fn uplink(kernel: &Kernel<'_>) -> Result<Outcome, DropReason> {
         return Ok(Outcome::Pass);
     }
     borrow_ports(kernel, packet);
-    match uplink::inward(kernel, packet)? {
+    match uplink::inward(kernel, packet, kernel.ifindex())? {
         Verdict::Sent => Ok(Outcome::Sent),
         Verdict::Deliver { .. } | Verdict::Host => Ok(Outcome::Pass),
     }
@@ -163,10 +163,13 @@ pub fn gateway(kernel: &Kernel<'_>) -> Result<Outcome, DropReason> {
         .ok_or(DropReason::UnknownEndpoint)?;
     // SAFETY: map values stay allocated while the program runs.
     let network = unsafe { (*network).id };
+    let ingress = kernel.ingress_ifindex();
+    if ingress != 0 {
+        return forwarded(kernel, &linear, ether_type, network, ingress);
+    }
     let packet = kernel.packet(network)?;
     parse(packet, &linear, ether_type)?;
-    let forwarded = kernel.ingress_ifindex() != 0;
-    let endpoint = gateway::deliver(kernel, packet, forwarded)?;
+    let endpoint = gateway::deliver(kernel, packet)?;
     rewrite::macs(kernel.ctx, &endpoint.mac, &endpoint.gateway_mac)?;
     // Not redirect_peer, which works from ingress only.
     // SAFETY: a helper with plain arguments.
@@ -185,6 +188,26 @@ pub fn claim(kernel: &Kernel<'_>) {
     }
 }
 
+/// What the host passes on for somebody else.
+#[inline(always)]
+fn forwarded(
+    kernel: &Kernel<'_>,
+    linear: &Linear,
+    ether_type: u16,
+    network: u16,
+    ingress: u32,
+) -> Result<Outcome, DropReason> {
+    let packet = kernel.packet(OUTSIDE)?;
+    parse(packet, linear, ether_type)?;
+    packet.parse_transport(linear)?;
+    borrow_ports(kernel, packet);
+    match gateway::forward(kernel, packet, network, ingress)? {
+        Verdict::Sent => Ok(Outcome::Sent),
+        // The host's stack is done with it.
+        Verdict::Deliver { .. } | Verdict::Host => Err(DropReason::DirectRouting),
+    }
+}
+
 /// Delivers a packet unchanged into the container behind a host-side veth.
 #[inline(always)]
 fn deliver(kernel: &Kernel<'_>, ifindex: u32) -> Result<Outcome, DropReason> {
@@ -199,10 +222,12 @@ fn deliver(kernel: &Kernel<'_>, ifindex: u32) -> Result<Outcome, DropReason> {
 /// Rewrites a packet as its flow says and redirects it.
 #[inline(always)]
 pub fn send(kernel: &Kernel<'_>, packet: &Packet, flow: &Flow) -> Result<(), DropReason> {
-    if packet.ttl <= 1 {
-        return Err(DropReason::TtlExpired);
+    if !flow.to.is_by_stack() {
+        if packet.ttl <= 1 {
+            return Err(DropReason::TtlExpired);
+        }
+        rewrite::translate(kernel.ctx, packet, flow)?;
     }
-    rewrite::translate(kernel.ctx, packet, flow)?;
     redirect(kernel, packet, flow)
 }
 
@@ -231,13 +256,22 @@ fn redirect(kernel: &Kernel<'_>, packet: &Packet, flow: &Flow) -> Result<(), Dro
             unsafe { bpf_redirect_peer(flow.ifindex, 0) }
         }
         Toward::Uplink => redirect_neigh(flow.ifindex, &flow.next_hop),
+        // SAFETY: as above.
+        Toward::Stack => unsafe { bpf_redirect(flow.ifindex, BPF_F_INGRESS.into()) },
+        Toward::Forwarded => {
+            rewrite::macs(kernel.ctx, &flow.dst_mac, &flow.src_mac)?;
+            // Not redirect_peer, as in the gateway hook.
+            // SAFETY: as above.
+            unsafe { bpf_redirect(flow.ifindex, 0) }
+        }
     };
     if result != i64::from(TC_ACT_REDIRECT) {
         return Err(DropReason::RewriteFailed);
     }
     kernel.count(|counters| match flow.to {
-        Toward::Container => counters.to_container.add(packet.len),
+        Toward::Container | Toward::Forwarded => counters.to_container.add(packet.len),
         Toward::Uplink => counters.to_uplink.add(packet.len),
+        Toward::Stack => counters.to_host.add(packet.len),
     });
     Ok(())
 }

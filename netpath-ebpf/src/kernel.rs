@@ -19,6 +19,7 @@ use netpath_common::icmp::{self, Quoted};
 use netpath_common::link::Receiver;
 use netpath_common::network::{HostAddr, Uplink};
 use netpath_common::packet::{Packet, Transport};
+use netpath_common::policy::{OpenPort, Policy, Trusted};
 use netpath_common::port::{PortKey, PortTarget};
 use netpath_common::reason::DropReason;
 use netpath_common::tuple::{Proto, Tuple};
@@ -172,6 +173,21 @@ impl Env for Kernel<'_> {
     #[inline(always)]
     fn host_addrs(&self) -> impl Table<Addr, HostAddr> {
         Map(&maps::HOST_ADDRS)
+    }
+
+    #[inline(always)]
+    fn policies(&self) -> impl Table<u32, Policy> {
+        Map(&maps::POLICIES)
+    }
+
+    #[inline(always)]
+    fn open_ports(&self) -> impl Table<OpenPort, u32> {
+        Map(&maps::OPEN_PORTS)
+    }
+
+    #[inline(always)]
+    fn trusted(&self) -> impl Table<Trusted, u32> {
+        Map(&maps::TRUSTED)
     }
 
     #[inline(always)]

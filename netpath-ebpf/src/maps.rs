@@ -17,6 +17,7 @@ use netpath_common::icmp::Quoted;
 use netpath_common::link::{PLACES, Receiver, Sender};
 use netpath_common::network::{HostAddr, Network, Uplink};
 use netpath_common::packet::Packet;
+use netpath_common::policy::{OpenPort, Policy, Trusted};
 use netpath_common::port::{PortKey, PortTarget};
 use netpath_common::socket::{Dialled, SocketPeer};
 use netpath_common::tuple::Tuple;
@@ -62,6 +63,18 @@ pub static NETWORKS: HashMap<u32, Network, 4096, NO_PREALLOC> = HashMap::new();
 /// The network of each subnet.
 #[btf_map(name = "subnets")]
 pub static SUBNETS: LpmTrie<Addr, u16, 8192> = LpmTrie::new();
+
+/// What each network lets in and out, by its id.
+#[btf_map(name = "policies")]
+pub static POLICIES: HashMap<u32, Policy, 65_536, NO_PREALLOC> = HashMap::new();
+
+/// Ports of containers that are reached by the containers' own addresses.
+#[btf_map(name = "open_ports")]
+pub static OPEN_PORTS: HashMap<OpenPort, u32, 131_072, NO_PREALLOC> = HashMap::new();
+
+/// Devices from which published ports are reached by the containers' own addresses.
+#[btf_map(name = "trusted")]
+pub static TRUSTED: HashMap<Trusted, u32, 4096, NO_PREALLOC> = HashMap::new();
 
 /// Uplinks, by ifindex.
 #[btf_map(name = "uplinks")]

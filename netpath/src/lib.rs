@@ -13,6 +13,7 @@ pub mod doctor;
 pub mod ipam;
 pub mod netlink;
 pub mod output;
+pub mod policy;
 pub mod problem;
 pub mod publish;
 pub mod store;

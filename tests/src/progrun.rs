@@ -15,9 +15,10 @@ use aya::maps::{HashMap as BpfHashMap, Map, MapData};
 use aya::{TestRun as _, TestRunOptions};
 use netpath::datapath::rows::FlowRow;
 use netpath::datapath::{
-    Datapath, DatapathOptions, EndpointSpec, NetworkSpec, PortSpec, SweepReport,
+    Datapath, DatapathOptions, EndpointSpec, NetworkSpec, OpenPortSpec, PortSpec, SweepReport,
 };
 use netpath_common::endpoint::Veth;
+use netpath_common::policy::Policy;
 use netpath_common::tuple::Proto;
 use nix::sched::{CloneFlags, unshare};
 
@@ -191,6 +192,7 @@ pub struct Host {
     pub gateways: [u32; 2],
     /// Ifindexes of the host-side veths.
     pub veths: [u32; 3],
+    policies: [Policy; 2],
     folder: Folder,
     options: Options,
 }
@@ -329,6 +331,7 @@ impl Host {
             uplink: ifindex("up0"),
             gateways: ["gw1", "gw2"].map(ifindex),
             veths: ["veth1", "veth2", "veth3"].map(ifindex),
+            policies: [Policy::default(); 2],
             folder,
             options,
         };
@@ -368,6 +371,7 @@ impl Host {
                 net(&format!("10.{id}.0.0/24")),
                 net(&format!("fd0{id}::/64")),
             ],
+            policy: self.policies[usize::from(id) - 1],
         })
     }
 
@@ -396,6 +400,7 @@ impl Host {
                 } else {
                     MAC_GATEWAY_RED
                 },
+                flags: self.policies[usize::from(network) - 1].flags,
             }
         })
     }
@@ -407,6 +412,30 @@ impl Host {
         for ifindex in self.veths {
             veths.remove(&ifindex).expect("an endpoint");
         }
+    }
+
+    /// Gives the first (0) or second (1) network another policy.
+    pub fn set_policy(&mut self, network: usize, policy: Policy) {
+        self.policies[network] = policy;
+        for network in self.networks() {
+            self.datapath.add_network(&network).expect("a network");
+        }
+        for spec in self.endpoints() {
+            self.datapath.add_endpoint(&spec).expect("an endpoint");
+        }
+    }
+
+    /// Publishes a port of a container (0 is A, 1 is B, 2 is the other network's) at its own
+    /// address.
+    pub fn open_port(&mut self, proto: Proto, container: usize, addr: &str, port: u16) {
+        let spec = OpenPortSpec {
+            endpoint_ifindex: self.veths[container],
+            network: if container < 2 { 1 } else { 2 },
+            addr: ip(addr),
+            proto,
+            port,
+        };
+        self.datapath.open_port(&spec).expect("opened");
     }
 
     /// The folder of the pins.

@@ -18,6 +18,7 @@ mod container;
 mod masquerade;
 mod model;
 mod parsing;
+mod policy;
 mod properties;
 mod published;
 mod socket;

@@ -15,10 +15,11 @@ use netpath_common::icmp::{self, Quoted};
 use netpath_common::link::Receiver;
 use netpath_common::network::{HostAddr, Uplink};
 use netpath_common::packet::{Fragment, Frame, L3, Packet, Wire};
+use netpath_common::policy::{OpenPort, Policy, Trusted};
 use netpath_common::port::{PortKey, PortTarget};
 use netpath_common::reason::DropReason;
 use netpath_common::tuple::{OUTSIDE, Proto, Tuple};
-use netpath_common::{container, uplink};
+use netpath_common::{container, gateway, uplink};
 
 use crate::packets::{Sample, ip};
 use crate::verify;
@@ -202,6 +203,9 @@ pub struct Model {
     pub flows: Map<Tuple, Flow>,
     pub endpoints: Map<EndpointKey, Endpoint>,
     pub ports: Map<PortKey, PortTarget>,
+    pub policies: Map<u32, Policy>,
+    pub open_ports: Map<OpenPort, u32>,
+    pub trusted: Map<Trusted, u32>,
     pub uplinks: Map<u32, Uplink>,
     pub host_addrs: Map<Addr, HostAddr>,
     pub fragments: Map<FragmentKey, FragmentPorts>,
@@ -233,6 +237,9 @@ impl Model {
             flows: Map::default(),
             endpoints: Map::default(),
             ports: Map::default(),
+            policies: Map::default(),
+            open_ports: Map::default(),
+            trusted: Map::default(),
             uplinks: Map::default(),
             host_addrs: Map::default(),
             fragments: Map::default(),
@@ -306,6 +313,8 @@ impl Model {
             prefix6: 64,
             mac,
             gateway_mac,
+            flags: 0,
+            reserved: [0; 7],
         };
         self.veths.insert(ifindex, veth);
     }
@@ -328,6 +337,22 @@ impl Model {
         };
         self.ports
             .put(PortKey::new(proto, addr(host), port), target);
+    }
+
+    /// Sets the policy of a network.
+    pub fn set_policy(&mut self, network: u16, policy: Policy) {
+        self.policies.put(u32::from(network), policy);
+        for veth in self.veths.values_mut().filter(|v| v.network == network) {
+            veth.flags = policy.flags;
+        }
+    }
+
+    /// Publishes a port of a container at its own address.
+    pub fn open_port(&self, network: u16, proto: Proto, to: &str, port: u16) {
+        let key = EndpointKey::new(network, addr(to));
+        let slot = self.endpoints.get(&key).expect("a container").slot;
+        self.open_ports
+            .put(OpenPort::new(network, proto, addr(to), port), slot);
     }
 
     /// Limits the ports of masqueraded flows.
@@ -362,7 +387,20 @@ impl Model {
             return Ok(Outcome::Host);
         }
         self.borrow_ports(&mut packet);
-        self.run(frame, || uplink::inward(self, &packet))
+        self.run(frame, || uplink::inward(self, &packet, UPLINK))
+    }
+
+    /// A frame at the egress of a network's gateway device, forwarded from `ingress`.
+    pub fn forwards(
+        &self,
+        frame: &[u8],
+        network: u16,
+        ingress: u32,
+    ) -> Result<Outcome, DropReason> {
+        let mut packet = parse(frame, OUTSIDE)?;
+        packet.parse_transport(&Bytes(frame))?;
+        self.borrow_ports(&mut packet);
+        self.run(frame, || gateway::forward(self, &packet, network, ingress))
     }
 
     fn borrow_ports(&self, packet: &mut Packet) {
@@ -464,6 +502,18 @@ impl Env for Model {
         &self.host_addrs
     }
 
+    fn policies(&self) -> impl Table<u32, Policy> {
+        &self.policies
+    }
+
+    fn open_ports(&self) -> impl Table<OpenPort, u32> {
+        &self.open_ports
+    }
+
+    fn trusted(&self) -> impl Table<Trusted, u32> {
+        &self.trusted
+    }
+
     fn fragments(&self) -> impl Table<FragmentKey, FragmentPorts> {
         &self.fragments
     }
@@ -538,11 +588,13 @@ impl Env for Model {
     }
 
     fn send(&self, packet: &Packet, flow: &Flow) -> Result<(), DropReason> {
-        if packet.ttl <= 1 {
-            return Err(DropReason::TtlExpired);
-        }
         let mut frame = self.frame.borrow().clone();
-        rewrite(&mut frame, packet, flow);
+        if !flow.to.is_by_stack() {
+            if packet.ttl <= 1 {
+                return Err(DropReason::TtlExpired);
+            }
+            rewrite(&mut frame, packet, flow);
+        }
         let Flow {
             to,
             ifindex,

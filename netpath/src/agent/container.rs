@@ -117,10 +117,19 @@ impl Agent {
         let known = self.store.networks()?.len();
         let mut network = self.network_for(held, connect.network.as_deref()).await?;
         let made_network = self.store.networks()?.len() > known;
+        if network.policy.internal && !mappings.is_empty() {
+            return Err(invalid(format!(
+                "network {} is internal, so nobody outside could reach a published port, leave \
+                 out -p or choose another network",
+                network.name
+            )));
+        }
+        let network_policy = network.policy.clone();
         let planned = self
             .plan_addresses(&mut network, connect)
             .and_then(|mut endpoint| {
-                let families = (endpoint.addr4.is_some(), endpoint.addr6.is_some());
+                let mut families = (endpoint.addr4.is_some(), endpoint.addr6.is_some());
+                endpoint.opened = publish::split(&network_policy, &mut mappings, &mut families);
                 let host: Vec<IpAddr> = held.host_addresses.iter().map(|(ip, _)| *ip).collect();
                 let containers = self.store.containers()?;
                 let holder = |binding: &Binding| {
@@ -204,6 +213,7 @@ impl Agent {
                 IpAddr::V4(_) => None,
             }),
             ports: Vec::new(),
+            opened: Vec::new(),
         })
     }
 

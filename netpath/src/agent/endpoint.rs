@@ -8,9 +8,9 @@ use anyhow::{Context, Result, anyhow};
 use ipnet::IpNet;
 
 use super::{Agent, Held, blocking};
-use crate::datapath::{EndpointSpec, PortSpec};
+use crate::datapath::{EndpointSpec, OpenPortSpec, PortSpec};
 use crate::netlink::{Netlink, NewVeth, netns, sysctl};
-use crate::publish::{Binding, reserve_binding};
+use crate::publish::{Binding, Opened, reserve_binding};
 use crate::store::{ContainerRecord, EndpointRecord, NetworkRecord};
 
 /// Name of the interface in the container.
@@ -65,7 +65,8 @@ impl Agent {
         let spec = endpoint_spec(network, endpoint);
         self.with_datapath(|datapath| {
             datapath.add_endpoint(&spec)?;
-            port_specs(endpoint).try_for_each(|port| datapath.publish(&port))
+            port_specs(endpoint).try_for_each(|port| datapath.publish(&port))?;
+            open_port_specs(network, endpoint).try_for_each(|port| datapath.open_port(&port))
         })
     }
 
@@ -149,6 +150,8 @@ struct Inside {
     addresses: Vec<IpNet>,
     link_local: Option<IpNet>,
     gateways: Vec<IpAddr>,
+    /// Whether the gateways lead anywhere.
+    internal: bool,
     mtu: u32,
     local_mtu: u32,
     v6: bool,
@@ -162,7 +165,7 @@ impl Inside {
         for address in endpoint.addresses() {
             if let Some(subnet) = network.subnet(address.is_ipv4()) {
                 addresses.extend(IpNet::new(address, subnet.prefix.prefix_len()));
-                gateways.push(subnet.gateway);
+                gateways.extend(subnet.gateway);
             }
         }
         // Given by us, so that the datapath knows it; /64 is what link-local means.
@@ -172,6 +175,7 @@ impl Inside {
             addresses,
             link_local,
             gateways,
+            internal: network.policy.internal,
             mtu: network.mtu,
             local_mtu: network.local_mtu,
             v6: endpoint.addr6.is_some(),
@@ -242,7 +246,9 @@ impl Inside {
                 netlink
                     .add_link_route(index, (*gateway).into(), source, self.mtu)
                     .await?;
-                netlink.add_default_route(index, *gateway).await?;
+                if !self.internal {
+                    netlink.add_default_route(index, *gateway).await?;
+                }
             }
         }
         Ok(())
@@ -263,16 +269,17 @@ fn endpoint_spec(network: &NetworkRecord, endpoint: &EndpointRecord) -> Endpoint
         link_local: endpoint.link_local(),
         prefix4: length(subnet4),
         prefix6: length(subnet6),
-        gateway4: subnet4.and_then(|subnet| match subnet.gateway {
+        gateway4: subnet4.and_then(|subnet| match subnet.gateway? {
             IpAddr::V4(gateway) => Some(gateway),
             IpAddr::V6(_) => None,
         }),
-        gateway6: subnet6.and_then(|subnet| match subnet.gateway {
+        gateway6: subnet6.and_then(|subnet| match subnet.gateway? {
             IpAddr::V6(gateway) => Some(gateway),
             IpAddr::V4(_) => None,
         }),
         gateway_ifindex: network.ifindex,
         gateway_mac: network.mac,
+        flags: network.policy.record().flags,
     }
 }
 
@@ -293,4 +300,34 @@ pub(super) fn port_specs(endpoint: &EndpointRecord) -> impl Iterator<Item = Port
             container_port: binding.container_port,
         })
     })
+}
+
+/// The ports at which an endpoint is reached by its own addresses, as far as the policy of its
+/// network makes use of them.
+pub(super) fn open_port_specs(
+    network: &NetworkRecord,
+    endpoint: &EndpointRecord,
+) -> impl Iterator<Item = OpenPortSpec> {
+    let published = endpoint.ports.iter().map(|binding| Opened {
+        v4: binding.host_ip.is_ipv4(),
+        proto: binding.proto,
+        port: binding.container_port,
+    });
+    let all: HashSet<Opened> = published.chain(endpoint.opened.iter().copied()).collect();
+    all.into_iter()
+        .filter(|opened| network.policy.needs_open_ports(opened.v4))
+        .filter_map(|opened| {
+            let addr = if opened.v4 {
+                IpAddr::V4(endpoint.addr4?)
+            } else {
+                IpAddr::V6(endpoint.addr6?)
+            };
+            Some(OpenPortSpec {
+                endpoint_ifindex: endpoint.ifindex,
+                network: endpoint.network_id,
+                addr,
+                proto: opened.proto,
+                port: opened.port,
+            })
+        })
 }

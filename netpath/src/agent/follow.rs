@@ -29,7 +29,26 @@ impl Agent {
                 .context("cannot tell the datapath the host's addresses")?;
             held.host_addresses = host;
         }
+        self.look_at_trusted(held, &links)?;
         self.repair(held, &links).await
+    }
+
+    /// Tells the datapath which of the devices are there that networks trust.
+    fn look_at_trusted(&self, held: &mut Held, links: &[Link]) -> Result<()> {
+        let mut trusted = Vec::new();
+        for network in self.store.networks()? {
+            for name in &network.policy.trusted_host_interfaces {
+                let link = links.iter().find(|link| link.name == *name);
+                trusted.extend(link.map(|link| (network.id, link.index)));
+            }
+        }
+        trusted.sort_unstable();
+        if held.trusted.as_ref() != Some(&trusted) {
+            self.with_datapath(|datapath| datapath.set_trusted(&trusted))
+                .context("cannot tell the datapath the trusted devices")?;
+            held.trusted = Some(trusted);
+        }
+        Ok(())
     }
 
     fn look_at_uplink(&self, name: &str, links: &[Link], addresses: &[Address]) -> Result<()> {

@@ -83,6 +83,8 @@ struct Held {
     reservations: HashMap<String, Vec<Reservation>>,
     ephemeral: EphemeralPorts,
     host_addresses: Vec<(IpAddr, u32)>,
+    /// Trusted devices by network id, as the datapath knows them; `None` before the first look.
+    trusted: Option<Vec<(u16, u32)>>,
     /// Containers whose lost interface could not be made anew.
     beyond_repair: HashSet<String>,
 }
@@ -182,6 +184,7 @@ impl Agent {
             reservations: HashMap::new(),
             ephemeral: EphemeralPorts::read(settings.snat_ports),
             host_addresses: Vec::new(),
+            trusted: None,
             beyond_repair: HashSet::new(),
         };
         let uplinks = settings

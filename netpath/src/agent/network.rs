@@ -11,6 +11,7 @@ use crate::container::{files, names};
 use crate::datapath::NetworkSpec;
 use crate::ipam::{choose_pool, overlaps, parse_cidr, plan, random_ula};
 use crate::netlink::{NewGateway, gateway_peer, sysctl};
+use crate::policy;
 use crate::problem::{conflict, invalid};
 use crate::store::NetworkRecord;
 
@@ -73,6 +74,7 @@ impl Agent {
                 new.name
             )));
         }
+        let options = policy::parse(new.internal, &new.options)?;
         let networks = self.store.networks()?;
         if networks.iter().any(|other| other.name == new.name) {
             return Err(conflict(format!(
@@ -124,8 +126,21 @@ impl Agent {
                 )));
             }
         }
-        let subnets = plan(&prefixes, &new.gateways)?;
-        let mtu = new.mtu.unwrap_or_else(|| self.default_mtu());
+        let policy = options.policy;
+        let subnets = plan(&prefixes, &new.gateways, |v4| policy.is_isolated(v4))?;
+        let has = |v4: bool| subnets.iter().any(|subnet| subnet.is_v4() == v4);
+        policy.check_families(has(true), has(false))?;
+        if let (Some(flag), Some(option)) = (new.mtu, options.mtu)
+            && flag != option
+        {
+            return Err(invalid(format!(
+                "--mtu {flag} and option mtu={option} contradict each other"
+            )));
+        }
+        let mtu = new
+            .mtu
+            .or(options.mtu)
+            .unwrap_or_else(|| self.default_mtu());
         if !(MTU.0..=MTU.1).contains(&mtu) {
             return Err(invalid(format!(
                 "mtu {mtu} is out of range, choose {} to {}",
@@ -144,13 +159,14 @@ impl Agent {
             subnets,
             mtu,
             // Who names an MTU wants it everywhere.
-            local_mtu: new.mtu.unwrap_or(LOCAL_MTU),
+            local_mtu: new.mtu.or(options.mtu).unwrap_or(LOCAL_MTU),
             device: format!("np-br{id}"),
             ifindex: 0,
             mac: names::random_mac()?,
             created: now(),
             ready: false,
             last_leases: Vec::new(),
+            policy,
         })
     }
 
@@ -251,7 +267,10 @@ impl Agent {
             .set_alias(link.index, &format!("netpath network {}", record.name))
             .await?;
         for subnet in &record.subnets {
-            let address = IpNet::new(subnet.gateway, subnet.prefix.prefix_len())?;
+            let Some(gateway) = subnet.gateway else {
+                continue;
+            };
+            let address = IpNet::new(gateway, subnet.prefix.prefix_len())?;
             netlink.add_address(link.index, address).await?;
         }
         netlink.set_up(link.index).await?;
@@ -349,5 +368,6 @@ pub(super) fn network_spec(record: &NetworkRecord) -> NetworkSpec {
         gateway_ifindex: record.ifindex,
         gateway_mac: record.mac,
         subnets: record.subnets.iter().map(|subnet| subnet.prefix).collect(),
+        policy: record.policy.record(),
     }
 }

@@ -11,7 +11,7 @@ use std::sync::{Arc, PoisonError};
 
 use anyhow::{Context, Result};
 
-use super::endpoint::port_specs;
+use super::endpoint::{open_port_specs, port_specs};
 use super::watch::Role;
 use super::{Agent, Held, blocking};
 use crate::datapath::Keep;
@@ -196,6 +196,8 @@ impl Agent {
             if let Some(endpoint) = &container.endpoint {
                 keep.veths.push(endpoint.ifindex);
                 keep.ports.extend(port_specs(endpoint));
+                let network = self.store.network(&container.network)?;
+                keep.open_ports.extend(open_port_specs(&network, endpoint));
             }
         }
         Ok(keep)

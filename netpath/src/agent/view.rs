@@ -78,10 +78,15 @@ impl Agent {
                 .iter()
                 .map(|subnet| subnet.prefix.to_string())
                 .collect(),
-            gateways: record.subnets.iter().map(|subnet| subnet.gateway).collect(),
+            gateways: record
+                .subnets
+                .iter()
+                .filter_map(|subnet| subnet.gateway)
+                .collect(),
             mtu: record.mtu,
             device: record.device.clone(),
             mac: show_mac(record.mac),
+            policy: record.policy.clone(),
             created: record.created,
             containers: connected.map(|container| container.name).collect(),
         })
@@ -135,6 +140,9 @@ impl Agent {
             device: endpoint.map(|endpoint| endpoint.device.clone()),
             ports: endpoint
                 .map(|endpoint| endpoint.ports.clone())
+                .unwrap_or_default(),
+            opened: endpoint
+                .map(|endpoint| endpoint.opened.clone())
                 .unwrap_or_default(),
             command: command
                 .map(|command| command.argv.clone())

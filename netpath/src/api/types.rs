@@ -1,11 +1,13 @@
 //! Requests and answers, shared by client and server.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::publish::Binding;
+use crate::policy::Policy;
+use crate::publish::{Binding, Opened};
 
 /// `GET /v1/status`
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -65,6 +67,12 @@ pub struct CreateNetwork {
     /// Largest packet in bytes; without, the smallest of the uplinks' MTUs.
     #[serde(default)]
     pub mtu: Option<u32>,
+    /// Nothing leaves it, nothing from elsewhere comes in.
+    #[serde(default)]
+    pub internal: bool,
+    /// Options by key, Docker's or short ([`crate::policy`]).
+    #[serde(default)]
+    pub options: BTreeMap<String, String>,
 }
 
 /// A network.
@@ -76,7 +84,7 @@ pub struct Network {
     pub id: u16,
     /// Its subnets.
     pub subnets: Vec<String>,
-    /// Its gateways, in the order of the subnets.
+    /// Its gateways, in the order of the subnets that have one.
     pub gateways: Vec<IpAddr>,
     /// Largest packet in bytes.
     pub mtu: u32,
@@ -84,6 +92,8 @@ pub struct Network {
     pub device: String,
     /// MAC address of the gateway device.
     pub mac: String,
+    /// What it lets in and out.
+    pub policy: Policy,
     /// Seconds since 1970.
     pub created: u64,
     /// Containers that are connected to it.
@@ -215,6 +225,9 @@ pub struct Container {
     pub device: Option<String>,
     /// Published ports.
     pub ports: Vec<Binding>,
+    /// Ports that are published at its own addresses, and not at the host's.
+    #[serde(default)]
+    pub opened: Vec<Opened>,
     /// Program and arguments.
     pub command: Vec<String>,
     /// Its host name.

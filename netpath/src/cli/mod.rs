@@ -17,6 +17,7 @@ mod shim;
 mod status;
 mod stop;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -96,6 +97,37 @@ enum Verb {
     Shim,
 }
 
+/// Makes `-o KEY=VALUE` after `network create`, which is how Docker's users write it, `--opt
+/// KEY=VALUE`. Elsewhere, and without an equals sign, `-o` is the form of the output.
+fn options_of_networks(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut args = args.peekable();
+    let (mut words, mut creating) = (Vec::new(), false);
+    while let Some(word) = args.next() {
+        let after_network = words.last().is_some_and(|last| last == "network");
+        creating |= word == "create" && after_network;
+        let is_option = |text: &OsString| text.to_string_lossy().contains('=');
+        let attached = word.to_string_lossy().into_owned();
+        match attached.strip_prefix("-o") {
+            Some("") if creating && args.peek().is_some_and(is_option) => {
+                words.push("--opt".into());
+            }
+            Some(option) if creating && option.trim_start_matches('=').contains('=') => {
+                words.push(format!("--opt={}", option.trim_start_matches('=')).into());
+            }
+            _ => words.push(word),
+        }
+    }
+    words
+}
+
+/// `KEY=VALUE`.
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("write KEY=VALUE".into()),
+    }
+}
+
 /// What every verb may need.
 struct Context {
     /// The socket that the user named.
@@ -114,7 +146,7 @@ impl Context {
 
 /// The whole program.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse_from(options_of_networks(std::env::args_os())) {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() => {
             complain(&sentence(&error));
@@ -264,6 +296,30 @@ mod tests {
             assert!(text.ends_with("see \"netpath --help\""), "{text}");
             assert!(!text.contains("shim") && !text.contains("Usage"), "{text}");
         }
+    }
+
+    #[test]
+    fn options_of_networks_are_written_as_in_docker() {
+        let parse = |line: &str| {
+            let words = line.split(' ').map(OsString::from);
+            Cli::try_parse_from(options_of_networks(words))
+        };
+        let line = "netpath -o json network create -o icc=false n -o=a=b -oc=d --opt e=f=g";
+        let cli = parse(line).unwrap();
+        assert_eq!(cli.output, Format::Json);
+        let text = format!("{:?}", cli.verb);
+        for pair in [
+            r#"("icc", "false")"#,
+            r#"("a", "b")"#,
+            r#"("c", "d")"#,
+            r#"("e", "f=g")"#,
+        ] {
+            assert!(text.contains(pair), "{text}");
+        }
+        let cli = parse("netpath network create n -o json").unwrap();
+        assert_eq!(cli.output, Format::Json);
+        assert!(parse("netpath network create n -o =x").is_err());
+        assert!(parse("netpath network ls -o a=b").is_err());
     }
 
     #[test]

@@ -1,15 +1,17 @@
 //! `netpath network`
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use anyhow::Result;
 use clap::Subcommand;
 
-use super::{Context, for_each};
+use super::{Context, for_each, key_value};
 use crate::api::client::Client;
 use crate::api::types::{CreateNetwork, Network};
 use crate::container::names;
 use crate::output::{Format, print, print_json, table};
+use crate::problem::invalid;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -53,6 +55,14 @@ struct Create {
     /// Largest packet in bytes [default: that of the uplinks]
     #[arg(long, value_name = "BYTES")]
     mtu: Option<u32>,
+    /// Let nothing out of it, and nothing from elsewhere in
+    #[arg(long)]
+    internal: bool,
+    /// Options, also as -o: gateway_mode_ipv4, gateway_mode_ipv6 (nat, routed, nat-unprotected,
+    /// isolated), icc, masquerade, host_ipv4, host_ipv6, host_binding_ipv4,
+    /// trusted_host_interfaces, mtu; or by their names in Docker
+    #[arg(long = "opt", value_name = "KEY=VALUE", value_parser = key_value)]
+    options: Vec<(String, String)>,
 }
 
 pub fn run(args: Args, context: &Context) -> Result<()> {
@@ -65,6 +75,8 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
                 gateways: create.gateways,
                 ipv6: create.ipv6,
                 mtu: create.mtu,
+                internal: create.internal,
+                options: distinct(create.options)?,
             };
             let network: Network = client.post("/v1/networks", &new)?;
             match context.output {
@@ -76,6 +88,19 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
         Verb::Inspect { name } => print_json(&client.get::<Network>(&path(&name)?)?),
         Verb::Rm { names } => for_each(&names, |name| client.delete(&path(name)?)),
     }
+}
+
+/// The options by key; one that is given twice is a mistake.
+fn distinct(options: Vec<(String, String)>) -> Result<BTreeMap<String, String>> {
+    let mut distinct = BTreeMap::new();
+    for (key, value) in options {
+        if let Some(other) = distinct.insert(key.clone(), value) {
+            return Err(invalid(format!(
+                "option {key} is given twice, first as {other}"
+            )));
+        }
+    }
+    Ok(distinct)
 }
 
 fn path(name: &str) -> Result<String> {
@@ -99,6 +124,7 @@ fn list(client: &Client, output: Format) -> Result<()> {
                 gateways.join(", "),
                 network.mtu.to_string(),
                 network.device,
+                network.policy.summary(),
                 network.containers.len().to_string(),
             ]
         })
@@ -111,6 +137,7 @@ fn list(client: &Client, output: Format) -> Result<()> {
             "GATEWAYS",
             "MTU",
             "DEVICE",
+            "POLICY",
             "CONTAINERS",
         ],
         &rows,

@@ -1,6 +1,6 @@
 //! `netpath port`
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Result;
 
@@ -28,6 +28,16 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
             port.container_port,
             proto_name(port.proto)
         ));
+    }
+    for opened in &container.opened {
+        let own = container.addresses.iter().find_map(|address| {
+            let ip: IpAddr = address.split('/').next()?.parse().ok()?;
+            (ip.is_ipv4() == opened.v4).then_some(ip)
+        });
+        if let Some(own) = own {
+            let own = SocketAddr::new(own, opened.port);
+            text.push_str(&format!("{opened} -> {own}\n"));
+        }
     }
     print(&text)
 }

@@ -57,7 +57,13 @@ fn row(container: &Container, now: u64) -> Vec<String> {
                 .map_or(address.as_str(), |(ip, _)| ip)
         })
         .collect();
-    let ports: Vec<String> = container.ports.iter().map(ToString::to_string).collect();
+    let mut ports: Vec<String> = container.ports.iter().map(ToString::to_string).collect();
+    for opened in container.opened.iter().map(ToString::to_string) {
+        // Once for both families.
+        if !ports.contains(&opened) {
+            ports.push(opened);
+        }
+    }
     let command = container.command.join(" ");
     // One line, whatever is in it.
     let mut command: String = command

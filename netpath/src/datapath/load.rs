@@ -20,7 +20,7 @@ use super::{attach, cgroup, link, stages};
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("NETPATH_EBPF_OBJECT"));
 
 /// Maps that outlive the agent. A record whose layout changes gets a new name here.
-const PINNED: [&str; 15] = [
+const PINNED: [&str; 18] = [
     "flows",
     "endpoints",
     "veths",
@@ -36,6 +36,9 @@ const PINNED: [&str; 15] = [
     "counters",
     "drops",
     "sock_nat",
+    "policies",
+    "open_ports",
+    "trusted",
 ];
 
 const BPF_FS_MAGIC: FsType = FsType(0xcafe_4a11);

@@ -30,11 +30,12 @@ use anyhow::{Context as _, Result, bail, ensure};
 use netpath_common::addr::{Addr, Mac};
 use netpath_common::endpoint::{Endpoint, EndpointKey, MAX_ENDPOINTS, Veth};
 use netpath_common::network::{HostAddr, Network, Uplink};
+use netpath_common::policy::{ICC_OFF, INTERNAL, OpenPort, Trusted};
 use netpath_common::port::{PortKey, PortTarget};
 
 pub use attach::Hook;
 pub use load::{OBJECT, Programs, purge};
-pub use spec::{DatapathOptions, EndpointSpec, NetworkSpec, PortSpec};
+pub use spec::{DatapathOptions, EndpointSpec, NetworkSpec, OpenPortSpec, PortSpec};
 pub use sweep::SweepReport;
 
 use tables::Tables;
@@ -59,6 +60,8 @@ pub struct Keep {
     pub veths: Vec<u32>,
     /// Published ports.
     pub ports: Vec<PortSpec>,
+    /// Ports that are reached by containers' own addresses.
+    pub open_ports: Vec<OpenPortSpec>,
 }
 
 /// Bits that an IPv4 prefix has more in the mapped form.
@@ -170,6 +173,10 @@ impl Datapath {
         self.tables
             .networks
             .insert(network.gateway_ifindex, record)?;
+        // Before the subnets, which open the way to it.
+        self.tables
+            .policies
+            .insert(u32::from(network.id), network.policy)?;
         for subnet in &network.subnets {
             let (addr, bits) = prefix(*subnet);
             self.tables.insert_subnet(addr, bits, network.id)?;
@@ -192,6 +199,9 @@ impl Datapath {
             self.tables.remove_subnet(addr, bits)?;
         }
         self.tables.networks.remove(&network.gateway_ifindex)?;
+        self.tables.policies.remove(&u32::from(network.id))?;
+        let id = network.id;
+        self.tables.trusted.retain(|key| key.network != id)?;
         attach::detach(&self.bpffs, Hook::Gateway, network.gateway_ifindex)
     }
 
@@ -224,6 +234,8 @@ impl Datapath {
             prefix6: spec.addr6.map_or(0, |_| spec.prefix6),
             mac: Mac::new(spec.mac),
             gateway_mac: Mac::new(spec.gateway_mac),
+            flags: spec.flags & (INTERNAL | ICC_OFF),
+            reserved: [0; 7],
         };
         self.slots.insert(spec.ifindex, slot);
         self.tables.veths.insert(spec.ifindex, veth)?;
@@ -232,7 +244,12 @@ impl Datapath {
                 .endpoints
                 .insert(EndpointKey::new(spec.network, addr), endpoint)?;
         }
-        self.tables.open_link(spec.ifindex, &veth)?;
+        // The short way asks no questions.
+        if veth.flags & ICC_OFF == 0 {
+            self.tables.open_link(spec.ifindex, &veth)?;
+        } else {
+            self.tables.close_link(spec.ifindex, &veth)?;
+        }
         let attached = attach::attach(
             &mut self.programs,
             &self.bpffs,
@@ -256,6 +273,9 @@ impl Datapath {
             self.tables
                 .ports
                 .retain_values(|target| target.slot != slot)?;
+            self.tables
+                .open_ports
+                .retain_values(|owner| *owner != slot)?;
             self.tables.bump_generation(slot)?;
         }
         if let Some(veth) = self.tables.veths.get(&ifindex)? {
@@ -310,6 +330,43 @@ impl Datapath {
         self.tables.ports.remove(&port_key(port))
     }
 
+    /// Opens a port of an endpoint to those who reach the container by its own address, as far
+    /// as its network's policy lets them.
+    ///
+    /// # Errors
+    /// If the endpoint is unknown.
+    pub fn open_port(&mut self, port: &OpenPortSpec) -> Result<()> {
+        let slot = self
+            .slots
+            .get(&port.endpoint_ifindex)
+            .with_context(|| format!("no endpoint behind device {}", port.endpoint_ifindex))?;
+        self.tables.open_ports.insert(open_key(port), slot)
+    }
+
+    /// Closes such a port.
+    ///
+    /// # Errors
+    /// If the kernel refuses; what is closed already is fine.
+    pub fn close_port(&mut self, port: &OpenPortSpec) -> Result<()> {
+        self.tables.open_ports.remove(&open_key(port))
+    }
+
+    /// Sets the devices from which published ports are reached by the containers' own
+    /// addresses: pairs of network id and ifindex.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn set_trusted(&mut self, pairs: &[(u16, u32)]) -> Result<()> {
+        let wanted: HashSet<Trusted> = pairs
+            .iter()
+            .map(|&(network, ifindex)| Trusted::new(network, ifindex))
+            .collect();
+        for key in &wanted {
+            self.tables.trusted.insert(key, 1)?;
+        }
+        self.tables.trusted.retain(|key| wanted.contains(key))
+    }
+
     /// Removes all that an earlier agent left and nobody owns any more.
     ///
     /// # Errors
@@ -317,6 +374,8 @@ impl Datapath {
     pub fn retain(&mut self, keep: &Keep) -> Result<()> {
         let ports: HashSet<PortKey> = keep.ports.iter().map(port_key).collect();
         self.tables.ports.retain(|key| ports.contains(key))?;
+        let open: HashSet<OpenPort> = keep.open_ports.iter().map(open_key).collect();
+        self.tables.open_ports.retain(|key| open.contains(key))?;
         let veths: Vec<u32> = self.tables.veths.keys()?;
         for ifindex in veths.into_iter().filter(|i| !keep.veths.contains(i)) {
             self.remove_endpoint(ifindex)?;
@@ -337,6 +396,9 @@ impl Datapath {
             .iter()?
             .map(|(_, network)| network.id)
             .collect();
+        self.tables
+            .policies
+            .retain(|id| u16::try_from(*id).is_ok_and(|id| networks.contains(&id)))?;
         self.tables.retain_subnets(|id| networks.contains(&id))?;
         attach::retain(&self.bpffs, |hook, ifindex| match hook {
             Hook::Container => keep.veths.contains(&ifindex),
@@ -379,6 +441,10 @@ fn optional<T: Into<Addr>>(addr: Option<T>) -> Addr {
 
 fn port_key(port: &PortSpec) -> PortKey {
     PortKey::new(port.proto, port.host_ip.into(), port.host_port)
+}
+
+fn open_key(port: &OpenPortSpec) -> OpenPort {
+    OpenPort::new(port.network, port.proto, port.addr.into(), port.port)
 }
 
 /// A subnet's prefix in the 128-bit form.

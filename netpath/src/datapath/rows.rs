@@ -16,7 +16,7 @@ use super::{Datapath, sweep};
 pub struct FlowRow {
     /// `tcp`, `udp`, `icmp` or `icmpv6`.
     pub proto: String,
-    /// `masquerade` or `published`.
+    /// `masquerade`, `published` or `direct`.
     pub kind: String,
     /// State of the connection.
     pub state: String,

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
+use netpath_common::policy::Policy;
 use netpath_common::tuple::Proto;
 
 /// How to open the datapath.
@@ -32,6 +33,8 @@ pub struct NetworkSpec {
     pub gateway_mac: [u8; 6],
     /// Its subnets, at most one a family.
     pub subnets: Vec<IpNet>,
+    /// What it lets in and out.
+    pub policy: Policy,
 }
 
 /// A container's interface.
@@ -61,6 +64,8 @@ pub struct EndpointSpec {
     pub gateway_ifindex: u32,
     /// Its MAC address.
     pub gateway_mac: [u8; 6],
+    /// Flags of the network's policy.
+    pub flags: u8,
 }
 
 /// A published port.
@@ -78,4 +83,19 @@ pub struct PortSpec {
     pub container_ip: IpAddr,
     /// Port in the container.
     pub container_port: u16,
+}
+
+/// A port of a container that is reached by the container's own address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct OpenPortSpec {
+    /// The container's host-side veth (an endpoint that was added).
+    pub endpoint_ifindex: u32,
+    /// The container's network.
+    pub network: u16,
+    /// The container's address.
+    pub addr: IpAddr,
+    /// TCP or UDP.
+    pub proto: Proto,
+    /// Its port.
+    pub port: u16,
 }

@@ -13,6 +13,7 @@ use netpath_common::endpoint::{Endpoint, EndpointKey, Slot, Veth};
 use netpath_common::flow::Flow;
 use netpath_common::link::{Receiver, Sender, receiver_place, sender_place};
 use netpath_common::network::{HostAddr, Network, Uplink};
+use netpath_common::policy::{OpenPort, Policy, Trusted};
 use netpath_common::port::{PortKey, PortTarget};
 use netpath_common::socket::{Dialled, SocketPeer};
 use netpath_common::tuple::Tuple;
@@ -23,6 +24,9 @@ pub struct Tables {
     pub veths: Table<u32, Veth>,
     pub ports: Table<PortKey, PortTarget>,
     pub networks: Table<u32, Network>,
+    pub policies: Table<u32, Policy>,
+    pub open_ports: Table<OpenPort, u32>,
+    pub trusted: Table<Trusted, u32>,
     pub uplinks: Table<u32, Uplink>,
     pub host_addrs: Table<Addr, HostAddr>,
     pub counters: PerCpuArray<MapData, HookCounters>,
@@ -46,6 +50,9 @@ impl Tables {
             veths: Table(HashMap::try_from(take("veths")?)?),
             ports: Table(HashMap::try_from(take("ports")?)?),
             networks: Table(HashMap::try_from(take("networks")?)?),
+            policies: Table(HashMap::try_from(take("policies")?)?),
+            open_ports: Table(HashMap::try_from(take("open_ports")?)?),
+            trusted: Table(HashMap::try_from(take("trusted")?)?),
             uplinks: Table(HashMap::try_from(take("uplinks")?)?),
             host_addrs: Table(HashMap::try_from(take("host_addrs")?)?),
             counters: PerCpuArray::try_from(take("counters")?)?,
@@ -69,6 +76,9 @@ impl Tables {
             "veths" => sizes::<u32, Veth>(),
             "ports" => sizes::<PortKey, PortTarget>(),
             "networks" => sizes::<u32, Network>(),
+            "policies" => sizes::<u32, Policy>(),
+            "open_ports" => sizes::<OpenPort, u32>(),
+            "trusted" => sizes::<Trusted, u32>(),
             "uplinks" => sizes::<u32, Uplink>(),
             "host_addrs" => sizes::<Addr, HostAddr>(),
             "counters" => sizes::<u32, HookCounters>(),

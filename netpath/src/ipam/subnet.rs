@@ -13,8 +13,9 @@ use crate::problem::invalid;
 pub struct Subnet {
     /// Its prefix, without host bits.
     pub prefix: IpNet,
-    /// The address of the network's gateway device inside it.
-    pub gateway: IpAddr,
+    /// The address of the network's gateway device inside it; `None` if the host is not in the
+    /// network.
+    pub gateway: Option<IpAddr>,
 }
 
 impl Subnet {
@@ -51,14 +52,7 @@ pub fn parse_cidr(text: &str) -> Result<IpNet> {
             prefix.trunc()
         )));
     }
-    // One address for the gateway and one for a container; IPv4 loses two more to the
-    // network and broadcast addresses, IPv6 one to the subnet-router anycast address.
-    let longest = if prefix.addr().is_ipv4() { 30 } else { 126 };
-    if prefix.prefix_len() > longest {
-        return Err(invalid(format!(
-            "subnet {text} is too small for a gateway and a container, use /{longest} or larger"
-        )));
-    }
+    check_size(&prefix, false)?;
     if prefix.prefix_len() < 8 {
         return Err(invalid(format!(
             "subnet {text} is too large, use /8 or smaller"
@@ -120,12 +114,35 @@ fn first_address(prefix: &IpNet) -> IpAddr {
     }
 }
 
-/// Joins the subnets and gateways of a request.
+/// Checks that a subnet has an address for a container, and with a gateway one more. IPv4 loses
+/// two to the network and broadcast addresses, IPv6 one to the subnet-router anycast address;
+/// a subnet of two addresses loses none (RFC 3021, RFC 6164).
+fn check_size(prefix: &IpNet, gateway: bool) -> Result<()> {
+    let bits = prefix.max_prefix_len();
+    let (longest, whom) = if gateway {
+        (bits - 2, "a gateway and a container")
+    } else {
+        (bits - 1, "two machines")
+    };
+    if prefix.prefix_len() > longest {
+        return Err(invalid(format!(
+            "subnet {prefix} is too small for {whom}, use /{longest} or larger"
+        )));
+    }
+    Ok(())
+}
+
+/// Joins the subnets and gateways of a request; `isolated` tells whether the network is to be
+/// without the host in a family (true is IPv4).
 ///
 /// # Errors
-/// Two subnets of one family, or a gateway that belongs to no subnet or is not a host
-/// address of its subnet.
-pub fn plan(prefixes: &[IpNet], gateways: &[IpAddr]) -> Result<Vec<Subnet>> {
+/// Two subnets of one family, one too small, or a gateway that belongs to no subnet or is not a
+/// host address of its subnet.
+pub fn plan(
+    prefixes: &[IpNet],
+    gateways: &[IpAddr],
+    isolated: impl Fn(bool) -> bool,
+) -> Result<Vec<Subnet>> {
     let mut subnets: Vec<Subnet> = Vec::new();
     for prefix in prefixes {
         if let Some(other) = subnets
@@ -137,9 +154,11 @@ pub fn plan(prefixes: &[IpNet], gateways: &[IpAddr]) -> Result<Vec<Subnet>> {
                 other.prefix
             )));
         }
+        let gateway = !isolated(prefix.addr().is_ipv4());
+        check_size(prefix, gateway)?;
         subnets.push(Subnet {
             prefix: *prefix,
-            gateway: first_address(prefix),
+            gateway: gateway.then(|| first_address(prefix)),
         });
     }
     let mut named: Vec<IpAddr> = Vec::new();
@@ -160,6 +179,11 @@ pub fn plan(prefixes: &[IpNet], gateways: &[IpAddr]) -> Result<Vec<Subnet>> {
                 "gateway {gateway} has no subnet of its family, name one with --subnet"
             )));
         };
+        if subnet.gateway.is_none() {
+            return Err(invalid(format!(
+                "gateway {gateway} cannot be had: the gateway mode isolated leaves the host out"
+            )));
+        }
         if !subnet.prefix.contains(gateway) {
             return Err(invalid(format!(
                 "gateway {gateway} is outside the subnet {}",
@@ -172,7 +196,7 @@ pub fn plan(prefixes: &[IpNet], gateways: &[IpAddr]) -> Result<Vec<Subnet>> {
                 subnet.prefix
             )));
         }
-        subnet.gateway = *gateway;
+        subnet.gateway = Some(*gateway);
         named.push(*gateway);
     }
     if subnets.is_empty() {
@@ -187,10 +211,13 @@ pub(super) fn is_host_address(prefix: &IpNet, address: IpAddr) -> bool {
     prefix.contains(&address) && (first..=last).contains(&to_number(address))
 }
 
-/// First and last host address as numbers. IPv6 has no broadcast address; its first
+/// First and last host address as numbers; both of a subnet of two. IPv6 has no broadcast address; its first
 /// address is the subnet-router anycast address (RFC 4291, 2.6.1).
 pub(super) fn host_range(prefix: &IpNet) -> (u128, u128) {
     match prefix {
+        net if net.prefix_len() + 1 == net.max_prefix_len() => {
+            (to_number(net.network()), to_number(net.broadcast()))
+        }
         IpNet::V4(net) => (
             u128::from(u32::from(net.network())) + 1,
             u128::from(u32::from(net.broadcast())) - 1,
@@ -217,8 +244,8 @@ mod tests {
             ("banana/16", "is not a subnet"),
             ("172.20.0.0/33", "is not a subnet"),
             ("172.20.0.1/16", "did you mean 172.20.0.0/16?"),
-            ("172.20.0.0/31", "too small"),
-            ("fd00::/127", "too small"),
+            ("172.20.0.0/32", "too small"),
+            ("fd00::/128", "too small"),
             ("0.0.0.0/0", "too large"),
             ("127.0.0.0/8", "loopback"),
             ("169.254.0.0/16", "link-local"),
@@ -234,23 +261,45 @@ mod tests {
     }
 
     #[test]
+    fn a_network_without_the_host_has_no_gateway() {
+        let two = [
+            "172.20.0.0/31".parse().unwrap(),
+            "fd00:1::/127".parse().unwrap(),
+        ];
+        let subnets = plan(&two, &[], |_| true).unwrap();
+        for (subnet, range) in subnets.iter().zip([(0xac14_0000, 0xac14_0001), (0, 1)]) {
+            assert_eq!(subnet.gateway, None);
+            let (first, last) = host_range(&subnet.prefix);
+            assert_eq!((first & 0xffff_ffff, last & 0xffff_ffff), range);
+        }
+        let error = plan(&two, &[], |v4| !v4).unwrap_err().to_string();
+        assert!(
+            error.contains("172.20.0.0/31 is too small for a gateway"),
+            "{error}"
+        );
+        let gateway = ["172.20.0.1".parse().unwrap()];
+        let error = plan(&two, &gateway, |_| true).unwrap_err().to_string();
+        assert!(error.contains("172.20.0.1 cannot be had"), "{error}");
+    }
+
+    #[test]
     fn gateways_are_matched_with_subnets() {
         let prefixes = [
             "172.20.0.0/16".parse().unwrap(),
             "fd00:1::/64".parse().unwrap(),
         ];
-        let subnets = plan(&prefixes, &[]).unwrap();
-        assert_eq!(subnets[0].gateway.to_string(), "172.20.0.1");
-        assert_eq!(subnets[1].gateway.to_string(), "fd00:1::1");
-        let subnets = plan(&prefixes, &["fd00:1::fe".parse().unwrap()]).unwrap();
-        assert_eq!(subnets[1].gateway.to_string(), "fd00:1::fe");
+        let subnets = plan(&prefixes, &[], |_| false).unwrap();
+        assert_eq!(subnets[0].gateway.unwrap().to_string(), "172.20.0.1");
+        assert_eq!(subnets[1].gateway.unwrap().to_string(), "fd00:1::1");
+        let subnets = plan(&prefixes, &["fd00:1::fe".parse().unwrap()], |_| false).unwrap();
+        assert_eq!(subnets[1].gateway.unwrap().to_string(), "fd00:1::fe");
         for (gateway, part) in [
             ("10.0.0.1", "outside"),
             ("172.20.0.0", "network or broadcast"),
             ("172.20.255.255", "network or broadcast"),
             ("fd00:1::", "network or broadcast"),
         ] {
-            let error = plan(&prefixes, &[gateway.parse().unwrap()])
+            let error = plan(&prefixes, &[gateway.parse().unwrap()], |_| false)
                 .unwrap_err()
                 .to_string();
             assert!(error.contains(part), "{gateway}: {error}");
@@ -260,13 +309,13 @@ mod tests {
             "172.21.0.0/16".parse().unwrap(),
         ];
         assert!(
-            plan(&twice, &[])
+            plan(&twice, &[], |_| false)
                 .unwrap_err()
                 .to_string()
                 .contains("one family")
         );
         let v6 = ["fd00:1::/64".parse().unwrap()];
-        let error = plan(&v6, &["10.0.0.1".parse().unwrap()])
+        let error = plan(&v6, &["10.0.0.1".parse().unwrap()], |_| false)
             .unwrap_err()
             .to_string();
         assert!(error.contains("no subnet of its family"));

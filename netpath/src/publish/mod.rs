@@ -1,5 +1,6 @@
 //! Published ports: Docker's `-p` grammar, and sockets that really reserve what it names.
 
+mod opened;
 mod owner;
 mod reserve;
 mod spec;
@@ -10,6 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use netpath_common::tuple::Proto;
 use serde::{Deserialize, Serialize};
 
+pub use opened::{Opened, split};
 pub use owner::{Holder, find_holder};
 pub use reserve::{EphemeralPorts, Reservation, reserve_all, reserve_binding};
 pub use spec::{HostPorts, Mapping, parse};

@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use serde::{Deserialize, Serialize};
 
 use crate::ipam::Subnet;
-use crate::publish::Binding;
+use crate::policy::Policy;
+use crate::publish::{Binding, Opened};
 
 /// A network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +34,9 @@ pub struct NetworkRecord {
     /// Addresses that were leased last, one a family: the next are looked for behind them.
     #[serde(default)]
     pub last_leases: Vec<IpAddr>,
+    /// What it lets in and out.
+    #[serde(default)]
+    pub policy: Policy,
 }
 
 impl NetworkRecord {
@@ -126,6 +130,9 @@ pub struct EndpointRecord {
     pub addr6: Option<Ipv6Addr>,
     /// Published ports.
     pub ports: Vec<Binding>,
+    /// Ports that are published at its own addresses, and not at the host's.
+    #[serde(default)]
+    pub opened: Vec<Opened>,
 }
 
 impl EndpointRecord {

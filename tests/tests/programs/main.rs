@@ -10,4 +10,5 @@ mod malformed;
 mod maps;
 mod masquerade;
 mod neighbour;
+mod policy;
 mod published;

@@ -19,7 +19,10 @@ use netpath_tests::wire::Wire;
 use serde_json::Value;
 
 /// Maps that outlive the agent, by their names.
-const MAPS: [&str; 15] = [
+const MAPS: [&str; 18] = [
+    "policies",
+    "open_ports",
+    "trusted",
     "config",
     "counters",
     "drops",
@@ -256,6 +259,7 @@ fn what_nobody_owns_any_more_is_removed() {
     on_host(|host| {
         host.publish(Proto::Udp, V4.any, 8080, 0, 80);
         host.publish(Proto::Udp, V4.any, 8081, 1, 80);
+        host.open_port(Proto::Udp, 1, V4.b, 80);
         host.out(&Sample::new(V4.a, V4.remote, L4::Udp(1000, 53)));
         host.reopen();
         let keep = Keep {
@@ -263,6 +267,7 @@ fn what_nobody_owns_any_more_is_removed() {
             gateways: vec![host.gateways[0]],
             veths: vec![host.veths[1]],
             ports: vec![],
+            open_ports: vec![],
         };
         host.datapath.retain(&keep).unwrap();
         assert_eq!(host.datapath.ports().unwrap(), []);
@@ -280,6 +285,8 @@ fn what_nobody_owns_any_more_is_removed() {
         links.sort();
         assert_eq!(names(&host.folder().join("links")), links);
         assert_eq!(dump(host, "networks").len(), 1);
+        assert_eq!(dump(host, "policies").len(), 1);
+        assert_eq!(dump(host, "open_ports").len(), 0);
         assert_eq!(dump(host, "subnets").len(), 2);
         assert_eq!(dump(host, "veths").len(), 1);
         // The flow of the container that is gone goes with the next sweep.
