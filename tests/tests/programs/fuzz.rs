@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use netpath_common::policy::{GatewayMode, Policy};
 use netpath_common::tuple::Proto;
 use netpath_tests::packets::{
     ACK, L4, SYN, Sample, arp, fix_ipv4_checksum, icmpv6, insert_extensions, make_fragment,
@@ -54,6 +55,20 @@ fn corpus() -> Vec<(At, Vec<u8>)> {
         for l4 in [L4::Tcp(5000, 8080, SYN), L4::Udp(5000, 8080), L4::Reply(9)] {
             let frame = Sample::new(family.remote, family.uplink, l4).bytes();
             all.push((At::Uplink, frame));
+        }
+        // By containers' own addresses; each way with a client of its own.
+        for l4 in [
+            L4::Tcp(6000, 80, SYN),
+            L4::Tcp(6000, 80, ACK),
+            L4::Udp(6000, 80),
+            L4::Request(6),
+        ] {
+            let out = Sample::new(family.a, family.red, l4).macs(MAC_A, MAC_GATEWAY);
+            all.push((At::Container(0), out.bytes()));
+            let inward = Sample::new(family.remote, family.red, l4).bytes();
+            all.push((At::Uplink, inward));
+            let forwarded = Sample::new(family.remote, family.a, l4).bytes();
+            all.push((At::Gateway(true), forwarded));
         }
     }
     let mut fragment = Sample::new(V4.a, V4.b, L4::Udp(1, 2))
@@ -118,6 +133,17 @@ fn damaged_frames_do_no_harm() {
         for family in FAMILIES {
             host.publish(Proto::Tcp, family.any, 8080, 0, 80);
             host.publish(Proto::Udp, family.any, 8080, 0, 80);
+        }
+        // As open as can be.
+        for network in [0, 1] {
+            host.set_policy(
+                network,
+                Policy {
+                    mode4: GatewayMode::NatUnprotected,
+                    mode6: GatewayMode::NatUnprotected,
+                    ..Policy::default()
+                },
+            );
         }
         let corpus = corpus();
         let mut random = Random(20_260_101);
