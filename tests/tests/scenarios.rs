@@ -41,6 +41,11 @@ fn every_scenario_names_tests_that_exist() {
         }
         assert!(ids.insert(id.to_owned()), "{id} is there twice");
         assert!(!holds.is_empty(), "{id} says nothing");
+        // What cannot be tested here says why.
+        if let Some(reason) = tests.strip_prefix("n/a: ") {
+            assert!(!reason.is_empty(), "{id} says nothing");
+            continue;
+        }
         for test in tests.split(',') {
             let name = test.rsplit([' ', ':']).next().unwrap_or_default();
             assert!(

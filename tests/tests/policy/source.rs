@@ -67,9 +67,10 @@ fn without_masquerade_the_outside_sees_the_container() {
 fn the_outside_sees_the_chosen_source_address() {
     let mut lab = Lab::new();
     mirrors(&mut lab);
+    // Deprecated, so that it is not what others leave by.
     for address in ["192.0.2.77/24", "2001:db8:1::77/64"] {
-        lab.host(&["ip", "addr", "add", address, "dev", UPLINK, "nodad"])
-            .ok();
+        let add = ["ip", "addr", "add", address, "dev", UPLINK, "nodad"];
+        lab.host(&[&add[..], &["preferred_lft", "0"]].concat()).ok();
     }
     let options = [
         "host_ipv4=192.0.2.77",
