@@ -246,6 +246,10 @@ impl Lab {
         let mut command = self.host_command(&[&netpath_binary()]);
         command.args(["agent", "--uplink", UPLINK, "--max-flows", "16384"]);
         command.args(self.folders());
+        if !self.options.iter().any(|option| option == "--spares") {
+            // What there is on a host is then what its containers need.
+            command.args(["--spares", "0"]);
+        }
         command.args(&self.options);
         command
     }

@@ -201,7 +201,8 @@ impl Agent {
         self.store.put_network(network)?;
         Ok(EndpointRecord {
             network_id: network.id,
-            device: format!("npv{:x}", self.store.next_id("endpoint")?),
+            // It gets one when it is made.
+            device: String::new(),
             ifindex: 0,
             mac: names::random_mac()?,
             addr4: addresses.iter().find_map(|address| match address {
@@ -232,6 +233,14 @@ impl Agent {
             reservations,
             made_network,
         } = plan;
+        let spare = self.take_spare(network.mtu, network.local_mtu).await;
+        match &spare {
+            Some(spare) => {
+                endpoint.device.clone_from(&spare.device);
+                endpoint.mac = spare.mac;
+            }
+            None => endpoint.device = self.new_device()?,
+        }
         record.endpoint = Some(endpoint.clone());
         let name = record.name.clone();
         let made = async {
@@ -243,13 +252,20 @@ impl Agent {
                 None => {
                     let path = self.netns_path(&name);
                     // Whatever has this name belongs to nobody: names are unique.
-                    blocking(|| netns::remove(&path).and_then(|()| netns::create(&path)))?;
+                    blocking(|| {
+                        netns::remove(&path)?;
+                        match &spare {
+                            Some(spare) => spare.name(&path),
+                            None => netns::create(&path),
+                        }
+                    })?;
                     own_netns = netns::open(&path)?
                         .ok_or_else(|| anyhow!("{} lost its mount", path.display()))?;
                     &own_netns
                 }
             };
-            self.make_endpoint(&name, &network, &mut endpoint, netns, foreign.is_none())
+            let own = foreign.is_none();
+            self.make_endpoint(&name, &network, &mut endpoint, netns, own, spare.as_ref())
                 .await?;
             if foreign.is_none() {
                 self.write_files(record, &endpoint)?;

@@ -4,9 +4,10 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::net::IpAddr;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use ipnet::IpNet;
 
+use super::spare::Spare;
 use super::{Agent, Held, blocking};
 use crate::datapath::{EndpointSpec, OpenPortSpec, PortSpec};
 use crate::netlink::{Netlink, NewVeth, netns, sysctl};
@@ -25,30 +26,27 @@ impl Agent {
         endpoint: &mut EndpointRecord,
         netns: &File,
         own: bool,
+        spare: Option<&Spare>,
     ) -> Result<()> {
         let device = endpoint.device.as_str();
-        self.netlink
-            .add_veth(&NewVeth {
-                name: device,
-                peer_netns: netns::borrow(netns),
-                peer_name: INTERFACE,
-                peer_mac: endpoint.mac,
-                mtu: network.mtu,
-                local_mtu: network.local_mtu,
-            })
-            .await?;
-        let link = self
-            .netlink
-            .link(device)
-            .await?
-            .ok_or_else(|| anyhow!("device {device} was removed while it was being set up"))?;
-        endpoint.ifindex = link.index;
-        // The host's end has no address, not even a link-local one.
-        sysctl::set(&format!("ipv6/conf/{device}/disable_ipv6"), "1")?;
-        self.netlink
-            .set_alias(link.index, &format!("netpath container {name}"))
-            .await?;
-        self.netlink.set_up(link.index).await?;
+        let new = NewVeth {
+            name: device,
+            peer_netns: netns::borrow(netns),
+            peer_name: INTERFACE,
+            peer_mac: endpoint.mac,
+            mtu: network.mtu,
+            local_mtu: network.local_mtu,
+        };
+        let there = match spare {
+            Some(_) if own => true,
+            Some(spare) => self.hand_over(spare, &new).await?,
+            None => false,
+        };
+        if !there {
+            self.netlink.add_veth(&new).await?;
+        }
+        let alias = format!("netpath container {name}");
+        endpoint.ifindex = self.prepare_host_end(device, &alias).await?;
         // The programs must be there before the first packet is.
         self.add_to_datapath(network, endpoint)?;
         let inside = Inside::new(network, endpoint, own);

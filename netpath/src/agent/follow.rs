@@ -186,6 +186,7 @@ impl Agent {
                 &mut endpoint,
                 &netns,
                 record.is_own(),
+                None,
             )
             .await;
         if let Err(error) = made {

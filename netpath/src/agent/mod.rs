@@ -24,6 +24,7 @@ mod network;
 pub mod purge;
 mod reconcile;
 pub mod settings;
+mod spare;
 mod stop;
 mod view;
 mod watch;
@@ -51,6 +52,7 @@ use crate::publish::{EphemeralPorts, Reservation};
 use crate::store::Store;
 use lock::Locks;
 use settings::Settings;
+use spare::Spares;
 
 /// How often idle flows are removed.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
@@ -74,6 +76,7 @@ pub struct Agent {
     changes: watch_channel::Sender<u64>,
     /// Uplinks as they were last seen, for `status`.
     uplinks: Mutex<BTreeMap<String, Option<Uplink>>>,
+    spares: Spares,
     started: Instant,
     _locks: Locks,
 }
@@ -114,6 +117,7 @@ pub async fn run(settings: Settings) -> Result<()> {
     let server = tokio::spawn(server::serve(listener, agent.clone()));
     tokio::spawn(agent.clone().keep_up(monitor::watch()?));
     tokio::spawn(agent.clone().keep_clean());
+    tokio::spawn(agent.clone().keep_spares());
     agent.clone().show_programs_log()?;
     {
         // A reader that went away is no reason to end.
@@ -200,6 +204,7 @@ impl Agent {
             held: tokio::sync::Mutex::new(held),
             changes: watch_channel::Sender::new(0),
             uplinks: Mutex::new(uplinks),
+            spares: Spares::default(),
             started: Instant::now(),
             _locks: locks,
         });

@@ -25,7 +25,7 @@ const MTU_V6: u32 = 1280;
 /// Packets between containers of one host never meet a cable, so they may be as large as the
 /// kernel lets a route have them (65535 less 15). Fewer, larger packets: a stream of 16 KB
 /// writes is several times faster than with an MTU of 1500.
-const LOCAL_MTU: u32 = 65_520;
+pub(super) const LOCAL_MTU: u32 = 65_520;
 
 impl Agent {
     /// Makes a network.

@@ -21,6 +21,11 @@ pub const SOCKET: &str = "netpath.sock";
 /// Connections that the flow table can hold unless told otherwise. Its memory is taken at
 /// once, about 400 bytes a connection (50 MiB here), so that no packet has to wait for it.
 pub const MAX_FLOWS: u32 = 131_072;
+/// As many containers can be connected at once without waiting for the kernel's grace periods.
+/// A spare costs a namespace, some 50 KB.
+const SPARES: usize = 8;
+/// More spares than that would be made for longer than anybody starts containers at once.
+const MAX_SPARES: usize = 1024;
 
 /// An agent's settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +46,8 @@ pub struct Settings {
     pub snat_ports: (u16, u16),
     /// Connections that the flow table can hold.
     pub max_flows: u32,
+    /// Interfaces that are kept ready for the next containers.
+    pub spares: usize,
     /// Level of the programs' own messages.
     pub log_datapath: Option<log::LevelFilter>,
 }
@@ -66,6 +73,8 @@ pub struct Wishes {
     pub snat_ports: Option<String>,
     /// Connections that the flow table can hold.
     pub max_flows: Option<u32>,
+    /// Interfaces that are kept ready for the next containers.
+    pub spares: Option<usize>,
     /// Level of the programs' own messages.
     pub log_datapath: Option<String>,
 }
@@ -107,6 +116,7 @@ impl Wishes {
             socket: self.socket.or(other.socket),
             snat_ports: self.snat_ports.or(other.snat_ports),
             max_flows: self.max_flows.or(other.max_flows),
+            spares: self.spares.or(other.spares),
             log_datapath: self.log_datapath.or(other.log_datapath),
         }
     }
@@ -123,6 +133,12 @@ impl Wishes {
                 "max-flows {max_flows} is out of range, choose 1024 to 16777216"
             )));
         }
+        let spares = self.spares.unwrap_or(SPARES);
+        if spares > MAX_SPARES {
+            return Err(invalid(format!(
+                "spares {spares} is out of range, choose 0 to {MAX_SPARES}"
+            )));
+        }
         Ok(Settings {
             uplinks: self.uplinks,
             socket: absolute(self.socket.unwrap_or_else(|| run_dir.join(SOCKET)))?,
@@ -134,6 +150,7 @@ impl Wishes {
                 .snat_ports
                 .map_or(Ok(DEFAULT_SNAT_PORTS), |text| parse_ports(&text))?,
             max_flows,
+            spares,
             log_datapath: self
                 .log_datapath
                 .map(|level| parse_level(&level))
@@ -284,6 +301,11 @@ mod tests {
         assert!(wishes.settings().is_err());
         let wishes = Wishes {
             max_flows: Some(1),
+            ..Wishes::default()
+        };
+        assert!(wishes.settings().is_err());
+        let wishes = Wishes {
+            spares: Some(MAX_SPARES + 1),
             ..Wishes::default()
         };
         assert!(wishes.settings().is_err());

@@ -30,6 +30,10 @@ pub struct Args {
     #[arg(long, value_name = "N")]
     max_flows: Option<u32>,
 
+    /// Interfaces kept ready, so that containers are connected faster [default: 8]
+    #[arg(long, value_name = "N")]
+    spares: Option<usize>,
+
     /// Let the programs log what they do: error, warn, info, debug or trace [default: off]
     #[arg(long, value_name = "LEVEL")]
     log_datapath: Option<String>,
@@ -81,6 +85,7 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
         cgroup: args.cgroup,
         snat_ports: args.snat_ports,
         max_flows: args.max_flows,
+        spares: args.spares,
         log_datapath: args.log_datapath,
         ..Wishes::default()
     };

@@ -202,6 +202,21 @@ impl Netlink {
             .with_context(|| format!("cannot make the veth pair {}", new.name))
     }
 
+    /// Moves a device into another namespace, with the name, MAC address and MTU that the other
+    /// end of `new` is to have.
+    ///
+    /// # Errors
+    /// The kernel's; it says so if the name is taken there.
+    pub async fn hand_over(&self, index: u32, new: &NewVeth<'_>) -> Result<()> {
+        let message = LinkUnspec::new_with_index(index)
+            .name(new.peer_name)
+            .address(new.peer_mac.to_vec())
+            .mtu(new.mtu)
+            .setns_by_fd(new.peer_netns.as_raw_fd())
+            .build();
+        self.change(message, index).await
+    }
+
     /// Sets a device up.
     ///
     /// # Errors

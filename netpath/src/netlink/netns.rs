@@ -95,6 +95,38 @@ pub fn create(path: &Path) -> Result<()> {
     made
 }
 
+/// Makes a network namespace without a name. It lives as long as the file is open.
+///
+/// # Errors
+/// No privileges.
+pub fn anonymous() -> Result<File> {
+    on_thread(|| {
+        unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace")?;
+        File::open("/proc/thread-self/ns/net").context("cannot open a network namespace")
+    })
+}
+
+/// Mounts a network namespace on `path`, so that it lives without processes.
+///
+/// # Errors
+/// `path` exists, or the kernel refuses.
+pub fn name(netns: &File, path: &Path) -> Result<()> {
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(path)
+        .with_context(|| format!("cannot make {}", path.display()))?;
+    let source = format!("/proc/self/fd/{}", netns.as_raw_fd());
+    mount(
+        Some(source.as_str()),
+        path,
+        None::<&str>,
+        MsFlags::MS_BIND,
+        None::<&str>,
+    )
+    .with_context(|| format!("cannot mount a network namespace on {}", path.display()))
+}
+
 /// Unmounts and removes what [`create`] made, if there. The kernel ends the namespace
 /// when its last process is gone.
 ///
