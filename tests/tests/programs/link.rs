@@ -180,6 +180,7 @@ fn a_new_load_goes_on_in_its_own_programs() {
             gateways: host.gateways.to_vec(),
             veths: host.veths.to_vec(),
             ports: vec![],
+            ..Keep::default()
         };
         host.datapath.retain(&keep).expect("retained");
         let second = stages(host);

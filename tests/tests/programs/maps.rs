@@ -267,7 +267,7 @@ fn what_nobody_owns_any_more_is_removed() {
             gateways: vec![host.gateways[0]],
             veths: vec![host.veths[1]],
             ports: vec![],
-            open_ports: vec![],
+            ..Keep::default()
         };
         host.datapath.retain(&keep).unwrap();
         assert_eq!(host.datapath.ports().unwrap(), []);
