@@ -306,7 +306,9 @@ pub(super) fn open_port_specs(
     network: &NetworkRecord,
     endpoint: &EndpointRecord,
 ) -> impl Iterator<Item = OpenPortSpec> {
-    let published = endpoint.ports.iter().map(|binding| Opened {
+    // What is published at a loopback address is for the host alone.
+    let beyond = |binding: &&Binding| !binding.host_ip.is_loopback();
+    let published = endpoint.ports.iter().filter(beyond).map(|binding| Opened {
         v4: binding.host_ip.is_ipv4(),
         proto: binding.proto,
         port: binding.container_port,
