@@ -14,14 +14,15 @@ use crate::tuple::{OUTSIDE, Tuple};
 
 /// Makes the other half of the entry `key` anew. False if that cannot be: the entry is gone,
 /// the table is full, or the way back is no more.
-#[inline(never)]
+#[inline(always)]
 pub fn lost_half<E: Env>(env: &E, key: &Tuple) -> bool {
     env.with_scratch(|Scratch { opening, flow }| other_half(env, key, opening, flow))
         .unwrap_or(false)
 }
 
 /// As [`lost_half`], in memory that is lent already. True also if it is there.
-#[inline(always)]
+// Out of line, for what it keeps on the stack.
+#[inline(never)]
 pub fn other_half<E: Env>(env: &E, key: &Tuple, opening: &mut Opening, flow: &mut Flow) -> bool {
     if env.flows().with(key, |own| *flow = *own).is_none() {
         return false;

@@ -3,7 +3,7 @@
 use crate::addr::{Addr, Mac};
 use crate::checksum::{addr_diff, port_diff};
 use crate::endpoint::{Endpoint, Veth};
-use crate::env::{Env, InsertError, Repeat, Route, Table};
+use crate::env::{Env, InsertError, Repeat, Route, Scratch, Table};
 use crate::flow::{Direction, Flow, FlowKind, FlowState, Toward};
 use crate::packet::Packet;
 use crate::port::PortKey;
@@ -108,16 +108,18 @@ pub struct Opening {
     pub stride: u32,
     /// The number, from 0, of its last try.
     pub tries: u32,
+    /// What it found.
+    pub found: Found,
+    /// Whether an entry may be made; else only one's own is looked for.
+    pub opens: bool,
 }
 
-/// Makes both entries of a connection. Its first packet then takes the same way as all
-/// others, and is counted there.
-///
-/// Inserting the answer's entry is what reserves the source port: its key holds the
-/// outside's view of the connection, and of two that want the same only one succeeds.
+/// Begins a connection: reserves its source port by inserting the answers' entry, whose key
+/// holds the outside's view of the connection; of two that want the same only one succeeds.
+/// [`complete`] does the rest.
 ///
 /// A packet that does not open a connection makes nothing; but if the answers' entry of its own
-/// connection is there, the lost entry is made anew from that.
+/// connection is there, that is found.
 #[inline(always)]
 pub fn open<E: Env>(
     env: &E,
@@ -128,45 +130,62 @@ pub fn open<E: Env>(
     // Whoever hears the answers pays: the container that began, or that was dialled from
     // outside.
     let payer = opening.back.slot;
-    let opens = packet.may_open().is_ok();
-    if opens && !env.charge(payer) {
+    opening.opens = packet.may_open().is_ok();
+    if opening.opens && !env.charge(payer) {
         return Err(DropReason::FlowBudget);
     }
-    let made = make(env, packet, opening, flow, opens);
-    if opens && made != Ok(Made::New) {
+    describe_reply(env, packet, opening, flow);
+    let reserved = reserve(env, &packet.tuple, opening, flow);
+    if opening.opens && reserved.is_err() {
         env.refund(payer);
     }
-    made.map(|_| ())
+    reserved
 }
 
-/// Whose connection the packet belongs to now.
+/// Makes a begun connection whole, in the memory where it was begun: inserts the entry of its
+/// first packet's direction. That packet then takes the same way as all others, and is counted
+/// there.
+///
+/// Called apart from [`open`], for what both keep on the stack.
+///
+/// # Errors
+/// [`DropReason::FlowTableFull`].
+#[inline(never)]
+pub fn complete<E: Env>(env: &E, key: &Tuple) -> Result<(), DropReason> {
+    env.with_scratch(|Scratch { opening, flow }| {
+        let payer = opening.back.slot;
+        let made = match opening.found {
+            // Half of it was lost; or another CPU is about to insert that half, and will find it.
+            Found::Own => restore::other_half(env, &reply_key(opening, key.proto), opening, flow)
+                .then_some(Made::Joined),
+            _ => insert_original(env, key, opening, flow),
+        };
+        if opening.opens && made != Some(Made::New) {
+            env.refund(payer);
+        }
+        made.map(|_| ()).ok_or(DropReason::FlowTableFull)
+    })
+    .unwrap_or(Err(DropReason::RewriteFailed))
+}
+
+/// Whose connection it is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Made {
-    /// One that has just begun.
+    /// It has just begun.
     New,
-    /// One that was there already, or that another CPU has begun meanwhile.
+    /// It was there already, or another CPU has begun it meanwhile.
     Joined,
 }
 
+/// Inserts the entry of the first packet's direction. `None`: the table is full.
 #[inline(always)]
-fn make<E: Env>(
+fn insert_original<E: Env>(
     env: &E,
-    packet: &Packet,
-    opening: &mut Opening,
+    key: &Tuple,
+    opening: &Opening,
     flow: &mut Flow,
-    opens: bool,
-) -> Result<Made, DropReason> {
-    let key = &packet.tuple;
-    describe_reply(env, packet, opening, flow);
-    let found = reserve(env, key, opening, flow, opens)?;
-    let reply_key = reply_key(opening, key.proto);
-    if found == Found::Own {
-        // Half of it was lost; or another CPU is about to insert that half, and will find it.
-        return match restore::other_half(env, &reply_key, opening, flow) {
-            true => Ok(Made::Joined),
-            false => Err(DropReason::FlowTableFull),
-        };
-    }
+) -> Option<Made> {
+    let flows = env.flows();
     // From here on `flow` is turned into this packet's own direction.
     flow.new_src = opening.src;
     flow.new_dst = opening.dst;
@@ -180,26 +199,27 @@ fn make<E: Env>(
     flow.other_network = opening.network;
     flow.direction = Direction::Original;
     direct(env, flow, &opening.forward);
-    match env.flows().insert_new(key, flow) {
+    match flows.insert_new(key, flow) {
         Ok(()) => {}
         Err(InsertError::Full) => {
-            env.flows().remove(&reply_key);
-            return Err(DropReason::FlowTableFull);
+            flows.remove(&reply_key(opening, key.proto));
+            return None;
         }
         // Two CPUs had a first packet of the same connection in hand at once.
         Err(InsertError::Exists) => {
-            let ours = env
-                .flows()
-                .with(key, |other| other.other_key(key) == reply_key);
+            let (src, port) = (opening.src, opening.src_port);
+            let ours = flows.with(key, |other| {
+                other.new_src == src && other.new_src_port == port
+            });
             if ours != Some(true) {
                 // The other one has another port: ours is given back.
-                env.flows().remove(&reply_key);
-                return Ok(Made::Joined);
+                flows.remove(&reply_key(opening, key.proto));
+                return Some(Made::Joined);
             }
         }
     }
     env.count_new_flow();
-    Ok(Made::New)
+    Some(Made::New)
 }
 
 /// The tuple of the answers, as they will appear at our hook.
@@ -266,20 +286,20 @@ struct Search<'a, E> {
     span: u32,
     /// Whether the wished port is the first candidate.
     keep: bool,
-    /// Whether an entry may be made; else only one's own is looked for.
-    opens: bool,
-    found: Found,
 }
 
+/// What a search for a source port found.
 #[repr(u8)]
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Found {
-    Nothing,
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Found {
+    /// Nothing.
+    Nothing = 0,
     /// A free port.
-    Port,
+    Port = 1,
     /// The answers' entry of the very connection that is looked for.
-    Own,
-    TableFull,
+    Own = 2,
+    /// No room in the flow table.
+    TableFull = 3,
 }
 
 /// Finds a free source port by inserting the answer's entry under one key after the other.
@@ -289,8 +309,7 @@ fn reserve<E: Env>(
     key: &Tuple,
     opening: &mut Opening,
     flow: &mut Flow,
-    opens: bool,
-) -> Result<Found, DropReason> {
+) -> Result<(), DropReason> {
     let (min, max, wish) = (opening.port_min, opening.port_max, opening.src_port);
     let span = u32::from(max - min) + 1;
     // A client from outside keeps its port even if we would not have given it.
@@ -304,15 +323,13 @@ fn reserve<E: Env>(
         flow,
         span,
         keep,
-        opens,
-        found: Found::Nothing,
     };
     // A range smaller than the number of tries is walked through once.
     env.repeat(TRIES.min(span + u32::from(keep)), &mut search);
-    let found = search.found;
+    let found = opening.found;
     let masquerade = opening.kind == FlowKind::Masquerade;
     match found {
-        Found::Nothing if !opens => Err(DropReason::NoFlow),
+        Found::Nothing if !opening.opens => Err(DropReason::NoFlow),
         // There was but one candidate.
         Found::Nothing if key.proto == Proto::Sctp => Err(DropReason::PortFixed),
         Found::Nothing => {
@@ -326,7 +343,7 @@ fn reserve<E: Env>(
             if masquerade && found == Found::Port {
                 env.count_search(bucket(opening.tries));
             }
-            Ok(found)
+            Ok(())
         }
     }
 }
@@ -359,6 +376,7 @@ fn aim<E: Env>(env: &E, key: &Tuple, opening: &mut Opening, span: u32) -> bool {
         1
     };
     opening.tries = 0;
+    opening.found = Found::Nothing;
     true
 }
 
@@ -388,13 +406,13 @@ impl<E: Env> Repeat for Search<'_, E> {
             [self.key.dst_port, self.key.src_port],
         );
         let flows = self.env.flows();
-        if self.opens {
+        if opening.opens {
             match flows.insert_new(&reply_key, self.flow) {
-                Ok(()) => self.found = Found::Port,
-                Err(InsertError::Full) => self.found = Found::TableFull,
+                Ok(()) => opening.found = Found::Port,
+                Err(InsertError::Full) => opening.found = Found::TableFull,
                 Err(InsertError::Exists) => {}
             }
-            if self.found != Found::Nothing {
+            if opening.found != Found::Nothing {
                 return false;
             }
         }
@@ -405,14 +423,14 @@ impl<E: Env> Repeat for Search<'_, E> {
         });
         if gone {
             // An entry whose container is gone holds nothing.
-            if self.opens && flows.replace(&reply_key, self.flow).is_ok() {
-                self.found = Found::Port;
+            if opening.opens && flows.replace(&reply_key, self.flow).is_ok() {
+                opening.found = Found::Port;
             }
         } else if own {
-            self.found = Found::Own;
+            opening.found = Found::Own;
         }
         // One's own entry is not to be found behind a port that is free.
-        self.found == Found::Nothing && (self.opens || taken.is_some())
+        opening.found == Found::Nothing && (opening.opens || taken.is_some())
     }
 }
 

@@ -7,6 +7,7 @@ use crate::icmp::{self, Related};
 use crate::packet::{Packet, Transport};
 use crate::reason::DropReason;
 use crate::restore;
+use crate::snat;
 use crate::tcp;
 use crate::tuple::{Proto, Tuple};
 
@@ -29,7 +30,7 @@ enum Rest {
 /// fits into a register.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Begun {
-    /// There is a flow for it now.
+    /// A flow has been begun for it ([`snat::open`]), which is to be completed.
     Flow,
     /// It is for the host's own stack.
     Host,
@@ -69,8 +70,8 @@ pub fn follow_or_begin<E: Env>(
     match begin() {
         Begun::Host => Ok(Verdict::Host),
         // Somebody else can only have removed it together with its container.
-        Begun::Flow => follow(env, packet)
-            .unwrap_or(Err(DropReason::StaleFlow))
+        Begun::Flow => snat::complete(env, &packet.tuple)
+            .and_then(|()| follow(env, packet).unwrap_or(Err(DropReason::StaleFlow)))
             .map(|()| Verdict::Sent),
         Begun::Drop(reason) => Err(reason),
     }

@@ -238,6 +238,21 @@ fn a_half_is_not_restored_towards_nobody() {
     assert!(model.flows.contains(&other_key));
 }
 
+#[test]
+fn the_one_who_pays_for_a_connection_pays_once() {
+    for family in &FAMILIES {
+        for talk in talks(family, udp) {
+            let seen = (talk.ask)(&talk.model, 0);
+            let accounts = talk.model.accounts.borrow().clone();
+            let (key, _) = keys(&talk.model);
+            talk.model.flows.remove(&key);
+            // The first half is found again by its own next packet.
+            assert_eq!((talk.ask)(&talk.model, 0), seen, "{}", talk.name);
+            assert_eq!(*talk.model.accounts.borrow(), accounts, "{}", talk.name);
+        }
+    }
+}
+
 /// What another CPU does in the middle of the making of a flow: the same packet, and others.
 fn race(family: &'static Family, first: &Sample, at: u32, prepare: fn(&Model)) -> Model {
     let mut model = Model::new();

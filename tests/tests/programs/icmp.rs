@@ -2,7 +2,7 @@
 
 use etherparse::PacketBuilder;
 use netpath_common::tuple::Proto;
-use netpath_tests::packets::{ACK, ETH, L4, SYN, Sample, ip, make_fragment};
+use netpath_tests::packets::{ACK, ETH, INIT, L4, SYN, Sample, ip, make_fragment};
 use netpath_tests::progrun::{Action, At, FAMILIES, MAC_A, MAC_GATEWAY, Run, V4, from_a, on_host};
 use netpath_tests::verify;
 
@@ -10,10 +10,11 @@ const A: At = At::Container(0);
 /// A router on the way, of each family.
 const ROUTERS: [&str; 2] = ["203.0.113.1", "2001:db8:ffff::1"];
 
-const OPENINGS: [L4; 3] = [
+const OPENINGS: [L4; 4] = [
     L4::Tcp(1000, 443, SYN),
     L4::Udp(1000, 53),
     L4::Request(1000),
+    L4::Sctp(1000, 443, INIT),
 ];
 
 /// "Too big" in IPv4's and IPv6's way, quoting that many bytes of an IP packet.

@@ -19,7 +19,7 @@ use netpath_tests::wire::Wire;
 use serde_json::Value;
 
 /// Maps that outlive the agent, by their names.
-const MAPS: [&str; 18] = [
+const MAPS: [&str; 19] = [
     "policies",
     "open_ports",
     "trusted",
@@ -34,6 +34,7 @@ const MAPS: [&str; 18] = [
     "ports",
     "receivers",
     "senders",
+    "snat_retries",
     "sock_nat",
     "subnets",
     "uplinks",

@@ -17,7 +17,7 @@ use netpath_common::tuple::Tuple;
 
 use super::map::Bytes;
 use super::rewrite::rewrite;
-use super::{Model, Sent, V4, V6, addr};
+use super::{Model, Sent, V4, V6, addr, no_scratch};
 
 /// Map `flows`, where another CPU may be a step ahead.
 struct Flows<'a>(&'a Model);
@@ -219,7 +219,9 @@ impl Env for Model {
 
     fn with_scratch<R>(&self, f: impl FnOnce(&mut Scratch) -> R) -> Option<R> {
         // A CPU's own: what happens on another meanwhile has its own, too.
-        // SAFETY: all bytes zero are a valid value, says its documentation.
-        Some(f(&mut unsafe { core::mem::zeroed() }))
+        let mut own = self.scratch.replace(no_scratch());
+        let result = f(&mut own);
+        self.scratch.replace(own);
+        Some(result)
     }
 }

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use netpath_common::addr::{Addr, Mac};
 use netpath_common::config::Config;
 use netpath_common::endpoint::{Endpoint, EndpointKey, Veth};
-use netpath_common::env::{Table as _, Verdict};
+use netpath_common::env::{Scratch, Table as _, Verdict};
 use netpath_common::flow::{Flow, Toward};
 use netpath_common::fragment::{self, FragmentKey, FragmentPorts};
 use netpath_common::network::{HostAddr, Uplink};
@@ -143,6 +143,7 @@ pub struct Model {
     pub route: Cell<Result<(u32, Option<Addr>), DropReason>>,
     pub routes_asked: Cell<u32>,
     pub new_flows: Cell<u32>,
+    scratch: RefCell<Box<Scratch>>,
     pub searches: RefCell<Searches>,
     /// What another CPU does before the n-th insertion of a flow from now on.
     other_cpu: RefCell<Option<(u32, OtherCpu)>>,
@@ -150,6 +151,12 @@ pub struct Model {
     sent: RefCell<Option<Sent>>,
     /// ICMP errors that were sent: the quoted packet's key, and the flow they went by.
     pub errors: RefCell<Vec<(Tuple, Flow)>>,
+}
+
+/// Memory of a CPU that has not made any flow.
+fn no_scratch() -> Box<Scratch> {
+    // SAFETY: all bytes zero are a valid value, says its documentation.
+    Box::new(unsafe { core::mem::zeroed() })
 }
 
 fn addr(text: &str) -> Addr {
@@ -183,6 +190,7 @@ impl Model {
             route: Cell::new(Ok((UPLINK, None))),
             routes_asked: Cell::new(0),
             new_flows: Cell::new(0),
+            scratch: RefCell::new(no_scratch()),
             searches: RefCell::default(),
             other_cpu: RefCell::default(),
             frame: RefCell::default(),
