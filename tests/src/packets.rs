@@ -390,3 +390,29 @@ pub fn solicitation(target: &str, options: &[u8]) -> Vec<u8> {
         .octets();
     [[0; 4].as_slice(), &target, options].concat()
 }
+
+/// "Too big" in IPv4's and IPv6's way, quoting that many bytes of an IP packet.
+pub fn too_big(
+    macs: [[u8; 6]; 2],
+    src: &str,
+    dst: &str,
+    ip_packet: &[u8],
+    quoted: usize,
+) -> Vec<u8> {
+    let step = PacketBuilder::ethernet2(macs[0], macs[1]);
+    let quoted = &ip_packet[..quoted.min(ip_packet.len())];
+    let mut frame = Vec::new();
+    let written = match (ip(src), ip(dst)) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => step
+            .ipv4(src.octets(), dst.octets(), 64)
+            .icmpv4_raw(3, 4, [0, 0, 5, 20])
+            .write(&mut frame, quoted),
+        (IpAddr::V6(src), IpAddr::V6(dst)) => step
+            .ipv6(src.octets(), dst.octets(), 64)
+            .icmpv6_raw(2, 0, [0, 0, 5, 20])
+            .write(&mut frame, quoted),
+        _ => panic!("two families"),
+    };
+    written.expect("a frame");
+    frame
+}

@@ -1,8 +1,7 @@
 //! ICMP errors, byte for byte: what comes out quotes exactly what its receiver once sent.
 
-use etherparse::PacketBuilder;
 use netpath_common::tuple::Proto;
-use netpath_tests::packets::{ACK, ETH, INIT, L4, SYN, Sample, ip, make_fragment};
+use netpath_tests::packets::{ACK, ETH, INIT, L4, SYN, Sample, ip, make_fragment, too_big};
 use netpath_tests::progrun::{Action, At, FAMILIES, MAC_A, MAC_GATEWAY, Run, V4, from_a, on_host};
 use netpath_tests::verify;
 
@@ -16,26 +15,6 @@ const OPENINGS: [L4; 4] = [
     L4::Request(1000),
     L4::Sctp(1000, 443, INIT),
 ];
-
-/// "Too big" in IPv4's and IPv6's way, quoting that many bytes of an IP packet.
-fn too_big(macs: [[u8; 6]; 2], src: &str, dst: &str, ip_packet: &[u8], quoted: usize) -> Vec<u8> {
-    let step = PacketBuilder::ethernet2(macs[0], macs[1]);
-    let quoted = &ip_packet[..quoted.min(ip_packet.len())];
-    let mut frame = Vec::new();
-    let written = match (ip(src), ip(dst)) {
-        (std::net::IpAddr::V4(src), std::net::IpAddr::V4(dst)) => step
-            .ipv4(src.octets(), dst.octets(), 64)
-            .icmpv4_raw(3, 4, [0, 0, 5, 20])
-            .write(&mut frame, quoted),
-        (std::net::IpAddr::V6(src), std::net::IpAddr::V6(dst)) => step
-            .ipv6(src.octets(), dst.octets(), 64)
-            .icmpv6_raw(2, 0, [0, 0, 5, 20])
-            .write(&mut frame, quoted),
-        _ => panic!("two families"),
-    };
-    written.expect("a frame");
-    frame
-}
 
 /// Lengths of an IP header of a family and of the ICMP header.
 fn headers(v4: bool) -> usize {
