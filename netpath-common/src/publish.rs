@@ -57,6 +57,11 @@ pub fn dial_from_outside<E: Env>(
     opening: &mut Opening,
     flow: &mut Flow,
 ) -> Result<Begun, DropReason> {
+    // What goes to the host's stack is checked there; this does not.
+    let src = &packet.tuple.src;
+    if src.is_no_source() || env.host_addrs().contains(src) || env.network_of(src).is_some() {
+        return Err(DropReason::MartianSource);
+    }
     describe(env, packet, opening)?;
     let route = &mut opening.back.route;
     env.route(

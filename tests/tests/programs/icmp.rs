@@ -151,3 +151,26 @@ fn errors_that_make_no_sense_go_nowhere() {
         host.run(A, &error(V4.a, &tcp[ETH..])).dropped("no_flow");
     });
 }
+
+#[test]
+fn an_error_that_quotes_ip_options_is_translated_behind_them() {
+    on_host(|host| {
+        for words in 1..=10 {
+            for l4 in OPENINGS {
+                let original = from_a(&Sample::new(V4.a, V4.remote, l4));
+                let outside = host.run(A, &original.with_options(words));
+                outside.sent();
+                let macs = [[2, 0, 0, 0, 9, 9], [2, 0, 0, 0, 0, 1]];
+                let sent = &outside.frame[ETH..];
+                for cut in [usize::MAX, 20 + 4 * words + 8] {
+                    let error = too_big(macs, ROUTERS[0], V4.uplink, sent, cut);
+                    let run = host.run(At::Uplink, &error);
+                    redirected(&run);
+                    let wrote = original.clone().ttl(63).with_options(words);
+                    let wrote = &wrote[ETH..][..cut.min(wrote.len() - ETH)];
+                    assert_eq!(quoted(&run.frame, true), wrote, "{l4:?}, {words} words");
+                }
+            }
+        }
+    });
+}
