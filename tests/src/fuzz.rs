@@ -266,7 +266,7 @@ pub fn read(text: &str) -> Vec<Input> {
     let lines = text.lines().map(|line| {
         let (at, hex) = line.split_once(' ').expect("a place and a frame");
         let at = match at {
-            "link" => At::Link(0),
+            "beyond" => At::Beyond(0),
             "container" => At::Container(0),
             "uplink" => At::Uplink,
             "gateway" => At::Gateway(false),
@@ -283,7 +283,7 @@ pub fn read(text: &str) -> Vec<Input> {
 
 fn place(at: At) -> String {
     match at {
-        At::Link(_) => "link",
+        At::Beyond(_) => "beyond",
         At::Container(_) => "container",
         At::Uplink => "uplink",
         At::Gateway(_) => "gateway",
@@ -350,7 +350,7 @@ fn valid() -> Vec<Input> {
             ] {
                 let sample = Sample::new(family.a, dst, l4).macs(MAC_A, MAC_GATEWAY);
                 all.push((At::Container(0), sample.bytes()));
-                all.push((At::Link(0), sample.clone().macs(MAC_A, MAC_B).bytes()));
+                all.push((At::Beyond(0), sample.clone().macs(MAC_A, MAC_B).bytes()));
                 let mut other = sample.bytes();
                 if v4 {
                     other = sample.with_options(3);
