@@ -15,7 +15,13 @@ pub struct Config {
     pub max_flows_per_endpoint: u32,
     /// Idle times.
     pub timeouts: Timeouts,
+    /// Always 0.
+    pub reserved: [u8; 4],
+    /// What makes the choice of source ports unforeseeable; the agent draws it once.
+    pub port_secret: [u64; 2],
 }
+
+const _: () = assert!(size_of::<Config>() == 56);
 
 /// What holds until the agent has written something else.
 pub static FALLBACK: Config = Config {
@@ -23,6 +29,8 @@ pub static FALLBACK: Config = Config {
     snat_port_max: DEFAULT_SNAT_PORTS.1,
     max_flows_per_endpoint: u32::MAX,
     timeouts: Timeouts::DEFAULT,
+    reserved: [0; 4],
+    port_secret: [0; 2],
 };
 
 impl Default for Config {

@@ -111,7 +111,9 @@ fn go_out<E: Env>(
     veth_ifindex: u32,
     opening: &mut Opening,
 ) -> Result<(), DropReason> {
-    packet.may_open()?;
+    if !packet.continues_connection() {
+        packet.may_open()?;
+    }
     let key = &packet.tuple;
     opening.src = Addr::UNSPECIFIED;
     let mut masquerade = true;
@@ -139,7 +141,7 @@ fn go_out<E: Env>(
     opening.src_port = key.src_port;
     opening.dst_port = key.dst_port;
     opening.network = OUTSIDE;
-    (opening.port_min, opening.port_max) = snat::ports(env, key.proto);
+    (opening.port_min, opening.port_max) = snat::ports(env, key);
     opening.gateway_ifindex = veth.gateway_ifindex;
     opening.forward.out(veth.slot);
     opening.back.back_to(veth, veth_ifindex);

@@ -164,6 +164,8 @@ pub trait Env {
     fn quoted<R>(&self, packet: &Packet, f: impl FnOnce(&Quoted) -> R) -> Result<R, DropReason>;
     /// Counts a new flow.
     fn count_new_flow(&self);
+    /// Counts a search for a source port in its bucket; see [`crate::search::Searches`].
+    fn count_search(&self, bucket: usize);
     /// Calls `body` up to `times` times, until it says that it has enough. A plain loop
     /// would have the verifier walk through every round.
     fn repeat<R: Repeat>(&self, times: u32, body: &mut R);

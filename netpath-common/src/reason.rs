@@ -56,11 +56,15 @@ pub enum DropReason {
     NotPublished = 24,
     /// A program goes on in one that is not there.
     MissingStage = 40,
+    /// SCTP's checksum lets no port be changed, and this one would have to be.
+    PortFixed = 35,
+    /// From outside, with a source address that nobody outside can have.
+    MartianSource = 36,
 }
 
 impl DropReason {
     /// All reasons, for listings.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 27] = [
         Self::Malformed,
         Self::UnknownEtherType,
         Self::SpoofedSource,
@@ -86,6 +90,8 @@ impl DropReason {
         Self::IccOff,
         Self::NotPublished,
         Self::MissingStage,
+        Self::PortFixed,
+        Self::MartianSource,
     ];
 
     /// What it means, for people.
@@ -116,6 +122,8 @@ impl DropReason {
             Self::IccOff => "containers of this network do not talk with each other",
             Self::NotPublished => "straight to a container's port that is not published",
             Self::MissingStage => "a program goes on in one that is not there",
+            Self::MartianSource => "a source address that nobody outside can have",
+            Self::PortFixed => "SCTP keeps its ports, and this one is taken or leads to another",
         }
     }
 }

@@ -294,6 +294,17 @@ impl Env for Kernel<'_> {
     }
 
     #[inline(always)]
+    fn count_search(&self, bucket: usize) {
+        if let Some(searches) = maps::SNAT_RETRIES.get_ptr_mut(0) {
+            // SAFETY: the record is this CPU's own.
+            let searches = unsafe { &mut *searches };
+            if let Some(count) = searches.buckets.get_mut(bucket) {
+                *count += 1;
+            }
+        }
+    }
+
+    #[inline(always)]
     fn repeat<R: Repeat>(&self, times: u32, body: &mut R) {
         // SAFETY: `body` outlives the loop, and `round` takes what it is given.
         unsafe { bpf_loop(times, round::<R> as *mut c_void, (&raw mut *body).cast(), 0) };

@@ -19,6 +19,7 @@ use netpath_common::network::{HostAddr, Network, Uplink};
 use netpath_common::packet::Packet;
 use netpath_common::policy::{OpenPort, Policy, Trusted};
 use netpath_common::port::{PortKey, PortTarget};
+use netpath_common::search::Searches;
 use netpath_common::socket::{Dialled, SocketPeer};
 use netpath_common::tuple::Tuple;
 
@@ -118,6 +119,10 @@ pub static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 /// Counters, one record a hook.
 #[btf_map(name = "counters")]
 pub static COUNTERS: PerCpuArray<HookCounters, 3> = PerCpuArray::new();
+
+/// How long the searches for source ports were.
+#[btf_map(name = "snat_retries")]
+pub static SNAT_RETRIES: PerCpuArray<Searches, 1> = PerCpuArray::new();
 
 /// Drops by reason and hook.
 #[btf_map(name = "drops")]

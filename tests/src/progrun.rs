@@ -92,7 +92,7 @@ pub const MAC_GATEWAY_RED: [u8; 6] = [2, 0, 0, 0, 1, 2];
 pub const SNAT_PORTS: (u16, u16) = (30_000, 31_999);
 
 /// What a program says shall happen.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Action {
     /// To the stack, or to the next program (TC_ACT_UNSPEC).
     Pass,

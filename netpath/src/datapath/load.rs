@@ -15,12 +15,13 @@ use nix::sys::statfs::{FsType, statfs};
 use super::spec::DatapathOptions;
 use super::tables::Tables;
 use super::{attach, cgroup, link, stages};
+use crate::container::names;
 
 /// The programs, as compiled by the build script.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("NETPATH_EBPF_OBJECT"));
 
 /// Maps that outlive the agent. A record whose layout changes gets a new name here.
-const PINNED: [&str; 18] = [
+const PINNED: [&str; 19] = [
     "flows",
     "endpoints",
     "veths",
@@ -35,6 +36,7 @@ const PINNED: [&str; 18] = [
     "config",
     "counters",
     "drops",
+    "snat_retries",
     "sock_nat",
     "policies",
     "open_ports",
@@ -108,12 +110,18 @@ pub fn open(options: &DatapathOptions) -> Result<(Programs, Tables)> {
     match opened {
         Ok((programs, mut tables)) => {
             let (snat_port_min, snat_port_max) = options.snat_ports;
+            // The next agent needs the same secret to find the ports of lost flows.
+            let mut port_secret = tables.config()?.port_secret;
+            if port_secret == [0; 2] {
+                port_secret = [names::random()?, names::random()?].map(u64::from_ne_bytes);
+            }
             tables.set_config(&Config {
                 snat_port_min,
                 snat_port_max,
                 max_flows_per_endpoint: options
                     .max_flows_per_endpoint
                     .unwrap_or((options.max_flows / FLOOD_SHARE).max(1)),
+                port_secret,
                 ..Config::default()
             })?;
             Ok((programs, tables))

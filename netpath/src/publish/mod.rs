@@ -42,13 +42,14 @@ impl Binding {
     }
 }
 
-/// `tcp` or `udp`.
+/// `tcp`, `udp`, `sctp`.
 pub fn proto_name(proto: Proto) -> &'static str {
     match proto {
         Proto::Tcp => "tcp",
         Proto::Udp => "udp",
         Proto::Icmp => "icmp",
         Proto::Icmpv6 => "icmpv6",
+        Proto::Sctp => "sctp",
     }
 }
 
