@@ -1,6 +1,6 @@
 //! The agent: owner of networks, containers and published ports.
 //!
-//! * [`settings`]: what it was started with
+//! * [`settings`], [`timeouts`]: what it was started with
 //! * [`lock`]: one agent for one set of folders and one network namespace
 //! * `network`, `container`, `attach`, `stop`: the operations of the API
 //! * `endpoint`: the kernel state of one container's interface
@@ -26,6 +26,7 @@ mod reconcile;
 pub mod settings;
 mod spare;
 mod stop;
+pub mod timeouts;
 mod view;
 mod watch;
 
@@ -170,6 +171,9 @@ impl Agent {
         if let Some(cgroup) = &settings.cgroup {
             cgroup::check(cgroup)?;
         }
+        for warning in timeouts::warnings(&settings.timeouts) {
+            log::warn!("{warning}");
+        }
         // Nothing is made before all that can be asked was asked.
         let mut locks = Locks::take(&settings)?;
         lock::check_socket(&settings.socket)?;
@@ -178,7 +182,8 @@ impl Agent {
         let options = DatapathOptions {
             bpffs: settings.bpffs.clone(),
             max_flows: settings.max_flows,
-            max_flows_per_endpoint: None,
+            max_flows_per_endpoint: settings.max_flows_per_container,
+            timeouts: settings.timeouts,
             snat_ports: settings.snat_ports,
             log: settings.log_datapath,
         };

@@ -28,6 +28,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use netpath_common::addr::{Addr, Mac};
+use netpath_common::config::Config;
 use netpath_common::endpoint::{Endpoint, EndpointKey, MAX_ENDPOINTS, Veth};
 use netpath_common::network::{HostAddr, Network, Uplink};
 use netpath_common::policy::{ICC_OFF, INTERNAL, OpenPort, Trusted};
@@ -416,6 +417,22 @@ impl Datapath {
         })?;
         // No device has a program of an earlier agent any more.
         stages::retain(&self.bpffs, &self.programs)
+    }
+
+    /// What the programs go by.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn config(&self) -> Result<Config> {
+        self.tables.config()
+    }
+
+    /// Connections that the flow table can hold.
+    ///
+    /// # Errors
+    /// If its pin is gone.
+    pub fn flow_capacity(&self) -> Result<u32> {
+        load::flow_capacity(&self.bpffs)
     }
 
     /// The messages of the programs themselves, if they were asked for; drain it whenever
