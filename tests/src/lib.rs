@@ -1,6 +1,7 @@
 //! What the tests of netpath share.
 
 pub mod command;
+pub mod inside;
 pub mod lab;
 pub mod packets;
 pub mod progrun;

@@ -461,7 +461,7 @@ impl Host {
             container_ip: ip([family.a, family.b][container]),
             container_port: to,
         };
-        self.datapath.publish(&spec).expect("published");
+        self.datapath.publish(&[spec]).expect("published");
     }
 
     /// Runs a hook's program on a frame. If the frame's checksums were right, they are right

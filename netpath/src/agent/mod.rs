@@ -191,7 +191,7 @@ impl Agent {
         locks.take_bpffs(&settings.bpffs)?;
         let held = Held {
             reservations: HashMap::new(),
-            ephemeral: EphemeralPorts::read(settings.snat_ports),
+            ephemeral: EphemeralPorts::new(settings.snat_ports),
             host_addresses: Vec::new(),
             trusted: None,
             beyond_repair: HashSet::new(),

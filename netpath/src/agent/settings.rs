@@ -8,8 +8,8 @@ use anyhow::{Context, Result};
 use netpath_common::config::{DEFAULT_SNAT_PORTS, Timeouts};
 use serde::Deserialize;
 
-use crate::netlink::Netlink;
 use super::timeouts;
+use crate::netlink::Netlink;
 use crate::problem::{invalid, not_found};
 
 /// Folder of sockets, logs and namespaces.

@@ -149,13 +149,23 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        for text in ["", "icmp", "icmp=", "icmp=soon", "icmp=-1", "icmp=99999999999"] {
+        for text in [
+            "",
+            "icmp",
+            "icmp=",
+            "icmp=soon",
+            "icmp=-1",
+            "icmp=99999999999",
+        ] {
             let error = parse(text).unwrap_err().to_string();
             assert!(error.contains(&format!("\"{text}\"")), "{error}");
         }
         assert_eq!(parse("tcp_closed=5").unwrap(), ("tcp-closed".into(), 5));
         let error = wish("tcp", 5).unwrap_err().to_string();
-        assert!(error.contains("no timeout tcp, choose one of icmp, tcp-closed"), "{error}");
+        assert!(
+            error.contains("no timeout tcp, choose one of icmp, tcp-closed"),
+            "{error}"
+        );
         for seconds in [0, MAX + 1] {
             let error = wish("icmp", seconds).unwrap_err().to_string();
             assert!(error.contains("choose 1 to 2592000 seconds"), "{error}");

@@ -21,8 +21,8 @@ impl Agent {
             .filter(|container| container.is_exited())
             .count();
         // What is in force, whatever was asked for.
-        let (config, max_flows) = self
-            .with_datapath(|datapath| Ok((datapath.config()?, datapath.flow_capacity()?)))?;
+        let (config, max_flows) =
+            self.with_datapath(|datapath| Ok((datapath.config()?, datapath.flow_capacity()?)))?;
         let uplinks = self.uplinks.lock().unwrap_or_else(PoisonError::into_inner);
         let settings = &self.settings;
         Ok(Status {
