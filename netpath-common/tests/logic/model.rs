@@ -220,6 +220,8 @@ pub struct Model {
     pub route: Cell<Result<(u32, Option<Addr>), DropReason>>,
     pub routes_asked: Cell<u32>,
     pub new_flows: Cell<u32>,
+    /// Ports of the host's own sockets, of whatever protocol and address.
+    pub host_sockets: RefCell<Vec<u16>>,
     scratch: RefCell<Scratch>,
     frame: RefCell<Vec<u8>>,
     sent: RefCell<Option<Sent>>,
@@ -258,6 +260,7 @@ impl Model {
             route: Cell::new(Ok((UPLINK, None))),
             routes_asked: Cell::new(0),
             new_flows: Cell::new(0),
+            host_sockets: RefCell::default(),
             // SAFETY: all bytes zero are a valid value, says its documentation.
             scratch: RefCell::new(unsafe { core::mem::zeroed() }),
             frame: RefCell::default(),
@@ -482,6 +485,10 @@ impl Model {
 }
 
 impl Env for Model {
+    fn host_socket(&self, tuple: &Tuple) -> bool {
+        self.host_sockets.borrow().contains(&tuple.dst_port)
+    }
+
     fn flows(&self) -> impl Table<Tuple, Flow> {
         &self.flows
     }

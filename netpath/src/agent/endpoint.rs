@@ -52,7 +52,9 @@ impl Agent {
         self.add_to_datapath(network, endpoint)?;
         let inside = Inside::new(network, endpoint, own);
         blocking(|| netns::inside(netns::borrow(netns), || inside.configure()))
-            .with_context(|| format!("cannot set up {INTERFACE} of container {name}"))
+            .with_context(|| format!("cannot set up {INTERFACE} of container {name}"))?;
+        self.announce(endpoint);
+        Ok(())
     }
 
     /// Puts an endpoint whose device is there, and its ports, into the maps.
