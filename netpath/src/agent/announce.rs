@@ -52,8 +52,10 @@ impl Agent {
 /// One announcement an address.
 fn frames(endpoint: &EndpointRecord) -> Vec<Vec<u8>> {
     let v4 = endpoint.addr4.map(|address| arp(endpoint.mac, address));
-    let v6 = endpoint.addr6.into_iter().chain(endpoint.link_local());
-    let v6 = v6.map(|address| advertisement(endpoint.mac, address));
+    // A link-local address is made of the MAC: it has no former owner.
+    let v6 = endpoint
+        .addr6
+        .map(|address| advertisement(endpoint.mac, address));
     v4.into_iter().chain(v6).collect()
 }
 
@@ -162,7 +164,7 @@ mod tests {
         };
         let frames = frames(&endpoint);
         let lengths: Vec<usize> = frames.iter().map(Vec::len).collect();
-        assert_eq!(lengths, [14 + 28, 14 + 40 + 32, 14 + 40 + 32]);
+        assert_eq!(lengths, [14 + 28, 14 + 40 + 32]);
         assert!(frames.iter().all(|frame| frame[6..12] == MAC));
     }
 
