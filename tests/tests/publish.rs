@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::io::{ErrorKind, Read as _};
 use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{FromRawFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
 use netpath_tests::inside::{ask_tcp, ask_udp, inside, serve};
@@ -149,6 +150,35 @@ fn a_family_that_the_container_lacks_is_refused_at_once() {
         "true",
     ]);
     assert!(text.refused().contains("no IPv6 address"));
+}
+
+#[test]
+fn a_protocol_that_the_kernel_lacks_is_refused() {
+    let lab = Lab::new();
+    network(&lab, "net", &["10.81.0.0/24"]);
+    // SAFETY: a call with plain arguments.
+    let socket = unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_SCTP) };
+    if socket >= 0 {
+        // SAFETY: the descriptor is new and nobody else's.
+        drop(unsafe { OwnedFd::from_raw_fd(socket) });
+        return;
+    }
+    let publish = [
+        "run",
+        "-d",
+        "--network",
+        "net",
+        "-p",
+        "80:80/sctp",
+        "--",
+        "true",
+    ];
+    let sentence = lab.netpath(&publish).refused();
+    assert!(
+        sentence.contains("cannot publish \"80:80/sctp\": this kernel has no SCTP"),
+        "{sentence}"
+    );
+    assert_eq!(lab.json(&["ps", "-a"]).as_array().map(Vec::len), Some(0));
 }
 
 #[test]
