@@ -220,7 +220,7 @@ pub struct Model {
     pub route: Cell<Result<(u32, Option<Addr>), DropReason>>,
     pub routes_asked: Cell<u32>,
     pub new_flows: Cell<u32>,
-    /// Ports of the host's own sockets, of whatever protocol and address.
+    /// Ports of the host's own sockets, whatever their address.
     pub host_sockets: RefCell<Vec<u16>>,
     scratch: RefCell<Scratch>,
     frame: RefCell<Vec<u8>>,
@@ -486,7 +486,8 @@ impl Model {
 
 impl Env for Model {
     fn host_socket(&self, tuple: &Tuple) -> bool {
-        self.host_sockets.borrow().contains(&tuple.dst_port)
+        matches!(tuple.proto, Proto::Tcp | Proto::Udp)
+            && self.host_sockets.borrow().contains(&tuple.dst_port)
     }
 
     fn flows(&self) -> impl Table<Tuple, Flow> {
