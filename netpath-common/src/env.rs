@@ -135,6 +135,9 @@ pub trait Env {
     fn now(&self) -> u32;
     /// A random number.
     fn random(&self) -> u32;
+    /// Whether a socket of the host itself would receive packets of this tuple: then no flow may
+    /// have them for its answers. Asked for first packets only.
+    fn host_socket(&self, tuple: &Tuple) -> bool;
     /// Finds the host's route from `src` to `dst` as seen from a network's gateway device.
     ///
     /// # Errors

@@ -26,7 +26,7 @@ use netpath_common::tuple::{Proto, Tuple};
 
 use crate::frame::{HEADERS_QUOTED, Linear};
 use crate::maps;
-use crate::{action, route};
+use crate::{action, host_socket, route};
 
 /// One packet at one hook.
 #[derive(Clone, Copy)]
@@ -250,6 +250,11 @@ impl Env for Kernel<'_> {
     fn random(&self) -> u32 {
         // SAFETY: a helper without arguments.
         unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
+    fn host_socket(&self, tuple: &Tuple) -> bool {
+        host_socket::is_there(self, tuple)
     }
 
     #[inline(always)]

@@ -15,6 +15,7 @@
 
 mod action;
 mod frame;
+mod host_socket;
 mod kernel;
 mod link;
 mod maps;

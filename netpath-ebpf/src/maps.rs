@@ -23,6 +23,8 @@ use netpath_common::search::Searches;
 use netpath_common::socket::{Dialled, SocketPeer};
 use netpath_common::tuple::Tuple;
 
+use crate::host_socket::SockKey;
+
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
 
 /// Each endpoint has up to three addresses: IPv4, IPv6, link-local.
@@ -115,6 +117,10 @@ pub static QUOTED: PerCpuArray<Quoted, 1> = PerCpuArray::new();
 /// Memory for making a flow.
 #[btf_map(name = "scratch")]
 pub static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
+
+/// Memory for what a socket of the host is looked up by.
+#[btf_map(name = "sock_key")]
+pub static SOCK_KEY: PerCpuArray<SockKey, 1> = PerCpuArray::new();
 
 /// Counters, one record a hook.
 #[btf_map(name = "counters")]

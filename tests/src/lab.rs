@@ -209,6 +209,30 @@ impl Lab {
         far
     }
 
+    /// One more namespace, for `attach`; returns its file.
+    pub fn add_namespace(&mut self, suffix: &str) -> String {
+        let name = format!("{}-{suffix}", self.host);
+        ip(&["netns", "add", &name]);
+        self.others.push(name.clone());
+        format!("/run/netns/{name}")
+    }
+
+    /// File of a container's namespace.
+    pub fn namespace_of(&self, container: &str) -> String {
+        let netns = self.dir.path().join("run/netns").join(container);
+        netns.display().to_string()
+    }
+
+    /// File of the host's namespace.
+    pub fn host_netns(&self) -> String {
+        format!("/run/netns/{}", self.host)
+    }
+
+    /// File of the outside machine's namespace.
+    pub fn outside_netns(&self) -> String {
+        format!("/run/netns/{}", self.outside)
+    }
+
     /// Runs a command on the far machine.
     pub fn far(&self, args: &[&str]) -> Ran {
         run(in_namespace(

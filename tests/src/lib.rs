@@ -2,6 +2,7 @@
 
 pub mod command;
 pub mod fuzz;
+pub mod inside;
 pub mod lab;
 pub mod packets;
 pub mod progrun;

@@ -17,6 +17,7 @@ use netpath::datapath::rows::FlowRow;
 use netpath::datapath::{
     Datapath, DatapathOptions, EndpointSpec, NetworkSpec, OpenPortSpec, PortSpec, SweepReport,
 };
+use netpath_common::config::Timeouts;
 use netpath_common::endpoint::Veth;
 use netpath_common::policy::Policy;
 use netpath_common::tuple::Proto;
@@ -460,7 +461,7 @@ impl Host {
             container_ip: ip([family.a, family.b][container]),
             container_port: to,
         };
-        self.datapath.publish(&spec).expect("published");
+        self.datapath.publish(&[spec]).expect("published");
     }
 
     /// Runs a hook's program on a frame. If the frame's checksums were right, they are right
@@ -584,6 +585,7 @@ fn open(folder: &Path, options: Options) -> Datapath {
         bpffs: folder.to_path_buf(),
         max_flows,
         max_flows_per_endpoint: Some(u32::MAX),
+        timeouts: Timeouts::DEFAULT,
         snat_ports,
         log: None,
     };

@@ -424,3 +424,24 @@ fn mapping_and_filtering_are_as_documented() {
         }
     }
 }
+
+#[test]
+fn a_port_of_the_hosts_own_sockets_is_passed_over() {
+    let mut model = Model::new();
+    (model.config.snat_port_min, model.config.snat_port_max) = (20_000, 20_001);
+    model.host_sockets.borrow_mut().push(20_000);
+    for family in FAMILIES {
+        for (l4, expected) in [
+            (L4::Tcp(20_000, 443, SYN), 20_001),
+            (L4::Udp(20_000, 53), 20_001),
+            (L4::Request(20_000), 20_000),
+        ] {
+            let sample = Sample::new(family.a, family.remote, l4);
+            assert_eq!(
+                outside_port(&model, VETH_A, &sample),
+                Ok(expected),
+                "{l4:?}"
+            );
+        }
+    }
+}

@@ -1,9 +1,10 @@
 //! The agent: owner of networks, containers and published ports.
 //!
-//! * [`settings`]: what it was started with
+//! * [`settings`], [`timeouts`]: what it was started with; `snat_range`: ports that it keeps from
+//!   the host
 //! * [`lock`]: one agent for one set of folders and one network namespace
 //! * `network`, `container`, `attach`, `stop`: the operations of the API
-//! * `endpoint`: the kernel state of one container's interface
+//! * `endpoint`: the kernel state of one container's interface; `announce`: tells its neighbours
 //! * `reconcile`: at the start, makes kernel state and the store agree
 //! * `follow`: keeps up with the host's devices and addresses
 //! * `watch`: waits for processes
@@ -15,6 +16,7 @@
 //! something fails, both are undone at once; if the agent is killed in between, the next
 //! start finds the intent and undoes it. One operation runs at a time.
 
+mod announce;
 mod attach;
 mod container;
 mod endpoint;
@@ -25,7 +27,9 @@ pub mod purge;
 mod reconcile;
 pub mod settings;
 mod spare;
+mod snat_range;
 mod stop;
+pub mod timeouts;
 mod view;
 mod watch;
 
@@ -53,6 +57,7 @@ use crate::store::Store;
 use lock::Locks;
 use settings::Settings;
 use spare::Spares;
+use snat_range::Claim;
 
 /// How often idle flows are removed.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
@@ -170,7 +175,11 @@ impl Agent {
         if let Some(cgroup) = &settings.cgroup {
             cgroup::check(cgroup)?;
         }
+        for warning in timeouts::warnings(&settings.timeouts) {
+            log::warn!("{warning}");
+        }
         // Nothing is made before all that can be asked was asked.
+        let claim = Claim::plan(&settings)?;
         let mut locks = Locks::take(&settings)?;
         lock::check_socket(&settings.socket)?;
         lock::raise_file_limit();
@@ -178,15 +187,17 @@ impl Agent {
         let options = DatapathOptions {
             bpffs: settings.bpffs.clone(),
             max_flows: settings.max_flows,
-            max_flows_per_endpoint: None,
+            max_flows_per_endpoint: settings.max_flows_per_container,
+            timeouts: settings.timeouts,
             snat_ports: settings.snat_ports,
             log: settings.log_datapath,
         };
         let datapath = blocking(|| Datapath::open(&options))?;
         locks.take_bpffs(&settings.bpffs)?;
+        claim.apply(&settings)?;
         let held = Held {
             reservations: HashMap::new(),
-            ephemeral: EphemeralPorts::read(settings.snat_ports),
+            ephemeral: EphemeralPorts::new(settings.snat_ports),
             host_addresses: Vec::new(),
             trusted: None,
             beyond_repair: HashSet::new(),

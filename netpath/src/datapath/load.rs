@@ -45,6 +45,9 @@ const PINNED: [&str; 19] = [
 
 const BPF_FS_MAGIC: FsType = FsType(0xcafe_4a11);
 
+/// A connection has an entry for each direction.
+const ENTRIES_PER_FLOW: u32 = 2;
+
 /// One endpoint may have this part of the flow table: three that flood leave a quarter to
 /// the others.
 const FLOOD_SHARE: u32 = 4;
@@ -118,9 +121,11 @@ pub fn open(options: &DatapathOptions) -> Result<(Programs, Tables)> {
             tables.set_config(&Config {
                 snat_port_min,
                 snat_port_max,
-                max_flows_per_endpoint: options
-                    .max_flows_per_endpoint
-                    .unwrap_or((options.max_flows / FLOOD_SHARE).max(1)),
+                max_flows_per_endpoint: match options.max_flows_per_endpoint {
+                    Some(max) => max,
+                    None => (flow_capacity(&options.bpffs)? / FLOOD_SHARE).max(1),
+                },
+                timeouts: options.timeouts,
                 port_secret,
                 ..Config::default()
             })?;
@@ -138,7 +143,7 @@ pub fn open(options: &DatapathOptions) -> Result<(Programs, Tables)> {
 fn load(options: &DatapathOptions) -> Result<Programs> {
     let entries = options
         .max_flows
-        .checked_mul(2)
+        .checked_mul(ENTRIES_PER_FLOW)
         .context("--max-flows is too large")?;
     let level = options.log.map_or(0, |level| level as u8);
     let kernel = kernel_version()?;
@@ -206,11 +211,19 @@ fn check_pinned(bpffs: &Path, flow_entries: u32) -> Result<()> {
         if name == "flows" && info.max_entries() != flow_entries {
             warn!(
                 "the flow table keeps its size of {} connections until `netpath purge`",
-                info.max_entries() / 2
+                info.max_entries() / ENTRIES_PER_FLOW
             );
         }
     }
     Ok(())
+}
+
+/// Connections that the flow table can hold: a pinned one keeps its size.
+pub(super) fn flow_capacity(bpffs: &Path) -> Result<u32> {
+    let flows = bpffs.join("flows");
+    let info = MapInfo::from_pin(&flows)
+        .with_context(|| format!("cannot read the pinned map {}", flows.display()))?;
+    Ok(info.max_entries() / ENTRIES_PER_FLOW)
 }
 
 /// Makes the folder of the pins; true if it was not there.

@@ -4,6 +4,7 @@ mod container;
 mod fragments;
 mod fuzz;
 mod gateway;
+mod host_sockets;
 mod icmp;
 mod link;
 mod lost;

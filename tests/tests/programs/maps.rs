@@ -311,6 +311,7 @@ fn maps_of_another_layout_are_refused_and_left_alone() {
             bpffs: path.to_path_buf(),
             max_flows: 64,
             max_flows_per_endpoint: None,
+            timeouts: netpath_common::config::Timeouts::DEFAULT,
             snat_ports: SNAT_PORTS,
             log: None,
         };

@@ -42,6 +42,11 @@ impl Table<Tuple, Flow> for Flows<'_> {
 }
 
 impl Env for Model {
+    fn host_socket(&self, tuple: &Tuple) -> bool {
+        matches!(tuple.proto, Proto::Tcp | Proto::Udp)
+            && self.host_sockets.borrow().contains(&tuple.dst_port)
+    }
+
     fn flows(&self) -> impl Table<Tuple, Flow> {
         Flows(self)
     }

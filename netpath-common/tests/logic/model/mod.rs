@@ -143,6 +143,8 @@ pub struct Model {
     pub route: Cell<Result<(u32, Option<Addr>), DropReason>>,
     pub routes_asked: Cell<u32>,
     pub new_flows: Cell<u32>,
+    /// Ports of the host's own sockets, whatever their address.
+    pub host_sockets: RefCell<Vec<u16>>,
     scratch: RefCell<Box<Scratch>>,
     pub searches: RefCell<Searches>,
     /// What another CPU does before the n-th insertion of a flow from now on.
@@ -190,6 +192,7 @@ impl Model {
             route: Cell::new(Ok((UPLINK, None))),
             routes_asked: Cell::new(0),
             new_flows: Cell::new(0),
+            host_sockets: RefCell::default(),
             scratch: RefCell::new(no_scratch()),
             searches: RefCell::default(),
             other_cpu: RefCell::default(),
