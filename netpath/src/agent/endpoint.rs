@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use anyhow::{Context, Result};
 use ipnet::IpNet;
 
-use super::spare::Spare;
 use super::container::bindings;
+use super::spare::Spare;
 use super::{Agent, Held, blocking};
 use crate::datapath::{EndpointSpec, OpenPortSpec, PortSpec};
 use crate::netlink::{Netlink, NewVeth, netns, sysctl};

@@ -26,8 +26,8 @@ mod network;
 pub mod purge;
 mod reconcile;
 pub mod settings;
-mod spare;
 mod snat_range;
+mod spare;
 mod stop;
 pub mod timeouts;
 mod view;
@@ -56,8 +56,8 @@ use crate::publish::{EphemeralPorts, Reservation};
 use crate::store::Store;
 use lock::Locks;
 use settings::Settings;
-use spare::Spares;
 use snat_range::Claim;
+use spare::Spares;
 
 /// How often idle flows are removed.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);

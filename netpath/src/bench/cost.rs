@@ -10,6 +10,8 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use aya::{TestRun as _, TestRunOptions};
+use netpath_common::config::Timeouts;
+use netpath_common::policy::Policy;
 use netpath_common::tuple::Proto;
 use nix::net::if_::if_nametoindex;
 use serde::{Deserialize, Serialize};
@@ -120,6 +122,7 @@ impl Host {
             max_flows: 16_384,
             max_flows_per_endpoint: Some(u32::MAX),
             snat_ports: (16_384, 32_767),
+            timeouts: Timeouts::DEFAULT,
             log: None,
         };
         let mut host = Self {
@@ -143,6 +146,7 @@ impl Host {
             gateway_ifindex: self.gateway,
             gateway_mac: MAC_GATE,
             subnets: vec!["10.1.0.0/24".parse()?],
+            policy: Policy::default(),
         })?;
         for (ifindex, mac, addr) in [(self.veths[0], MAC_A, A), (self.veths[1], MAC_B, B)] {
             datapath.add_endpoint(&EndpointSpec {
@@ -158,16 +162,17 @@ impl Host {
                 gateway6: None,
                 gateway_ifindex: self.gateway,
                 gateway_mac: MAC_GATE,
+                flags: 0,
             })?;
         }
-        datapath.publish(&PortSpec {
+        datapath.publish(&[PortSpec {
             host_ip: Ipv4Addr::UNSPECIFIED.into(),
             proto: Proto::Tcp,
             host_port: 8080,
             endpoint_ifindex: self.veths[0],
             container_ip: A.into(),
             container_port: 80,
-        })
+        }])
     }
 
     fn measure(&mut self) -> Result<Vec<ProgramCost>> {

@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
-use netpath_common::policy::Policy;
 use netpath_common::config::Timeouts;
+use netpath_common::policy::Policy;
 use netpath_common::tuple::Proto;
 
 /// How to open the datapath.

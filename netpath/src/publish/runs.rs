@@ -126,7 +126,10 @@ mod tests {
             .collect();
         assert_eq!(
             show(&bindings),
-            ["0.0.0.0:10000-10999->1-1000/tcp", "[::]:10000-10999->1-1000/tcp"]
+            [
+                "0.0.0.0:10000-10999->1-1000/tcp",
+                "[::]:10000-10999->1-1000/tcp"
+            ]
         );
         let json = serde_json::to_string(&Record(bindings.clone())).unwrap();
         assert!(json.len() < 300, "{json}");

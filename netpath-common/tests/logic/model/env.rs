@@ -13,7 +13,7 @@ use netpath_common::packet::Packet;
 use netpath_common::policy::{OpenPort, Policy, Trusted};
 use netpath_common::port::{PortKey, PortTarget};
 use netpath_common::reason::DropReason;
-use netpath_common::tuple::Tuple;
+use netpath_common::tuple::{Proto, Tuple};
 
 use super::map::Bytes;
 use super::rewrite::rewrite;
