@@ -1,5 +1,6 @@
 //! How long the control plane takes: connecting a container and publishing ports.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -46,11 +47,8 @@ pub struct Latency {
 }
 
 impl Latency {
-    fn of(times: &[Duration], less: f64) -> Option<Self> {
-        let ms: Vec<f64> = times
-            .iter()
-            .map(|time| (time.as_secs_f64() * 1e3 - less).max(0.0))
-            .collect();
+    fn of(times: &[Duration]) -> Option<Self> {
+        let ms: Vec<f64> = times.iter().map(|time| time.as_secs_f64() * 1e3).collect();
         Some(Self {
             p50: percentile(&ms, 0.5)?,
             p99: percentile(&ms, 0.99)?,
@@ -74,44 +72,59 @@ pub fn measure(site: &Site, extent: Extent) -> Result<Latencies> {
     let mut detach = Vec::new();
     for i in 0..WARM + containers {
         interrupt::check()?;
-        let path = folder.join(format!("n{i}"));
         let start = Instant::now();
-        netns::create(&path)?;
-        agent.attach(&format!("n{i}"), path, Vec::new())?;
+        connect(&agent, &folder.join(format!("n{i}")), &[])?;
         attach.push(start.elapsed());
     }
     for i in 0..WARM + containers {
         interrupt::check()?;
-        let path = folder.join(format!("n{i}"));
+        let name = format!("n{i}");
         let start = Instant::now();
-        agent.client.delete(&format!("/v1/containers/n{i}"))?;
-        netns::remove(&path)?;
+        disconnect(&agent, &name, &folder.join(&name))?;
         detach.push(start.elapsed());
     }
-    let attach = Latency::of(&attach[WARM..], 0.0).context("nothing was attached")?;
-    let detach = Latency::of(&detach[WARM..], 0.0).context("nothing was attached")?;
+    let attach = Latency::of(&attach[WARM..]).context("nothing was attached")?;
+    let detach = Latency::of(&detach[WARM..]).context("nothing was attached")?;
+    let last = FIRST + RANGE - 1;
+    let range = [format!("{FIRST}-{last}:{FIRST}-{last}")];
     let mut publish = Vec::new();
     let mut unpublish = Vec::new();
-    let last = FIRST + RANGE - 1;
     for i in 0..=ranges {
-        interrupt::check()?;
-        let path = folder.join(format!("p{i}"));
-        let range = format!("{FIRST}-{last}:{FIRST}-{last}");
-        let start = Instant::now();
-        netns::create(&path)?;
-        agent.attach(&format!("p{i}"), path.clone(), vec![range])?;
-        publish.push(start.elapsed());
-        let start = Instant::now();
-        agent.client.delete(&format!("/v1/containers/p{i}"))?;
-        netns::remove(&path)?;
-        unpublish.push(start.elapsed());
+        // One without ports right before, so that the difference is the ports'.
+        let without = there_and_back(&agent, &folder.join(format!("w{i}")), &[])?;
+        let with = there_and_back(&agent, &folder.join(format!("p{i}")), &range)?;
+        publish.push(with.0.saturating_sub(without.0));
+        unpublish.push(with.1.saturating_sub(without.1));
     }
     // The first is a warm-up here, too.
     Ok(Latencies {
-        publish: Latency::of(&publish[1..], attach.p50).context("nothing was published")?,
-        unpublish: Latency::of(&unpublish[1..], detach.p50).context("nothing was published")?,
+        publish: Latency::of(&publish[1..]).context("nothing was published")?,
+        unpublish: Latency::of(&unpublish[1..]).context("nothing was published")?,
         attach,
         detach,
         ports: RANGE,
     })
+}
+
+/// Makes a namespace, connects it and takes both away: how long either took.
+fn there_and_back(agent: &Agent, path: &Path, publish: &[String]) -> Result<(Duration, Duration)> {
+    interrupt::check()?;
+    let start = Instant::now();
+    let name = connect(agent, path, publish)?;
+    let there = start.elapsed();
+    let start = Instant::now();
+    disconnect(agent, &name, path)?;
+    Ok((there, start.elapsed()))
+}
+
+fn connect(agent: &Agent, path: &Path, publish: &[String]) -> Result<String> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    netns::create(path)?;
+    agent.attach(&name, path.to_owned(), publish.to_vec())?;
+    Ok(name.into_owned())
+}
+
+fn disconnect(agent: &Agent, name: &str, path: &Path) -> Result<()> {
+    agent.client.delete(&format!("/v1/containers/{name}"))?;
+    netns::remove(path)
 }

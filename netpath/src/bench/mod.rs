@@ -195,7 +195,7 @@ fn millis(time: Duration) -> u64 {
 
 fn timing(options: &Options) -> Timing {
     let (warmup, window) = match options.extent {
-        Extent::Quick => (40, 200),
+        Extent::Quick => (30, 150),
         Extent::Full => (100, 500),
     };
     Timing {

@@ -154,8 +154,8 @@ fn finish(name: &str, child: Child) -> Result<String> {
 pub struct Service {
     child: Child,
     name: String,
-    /// How it is asked to end, before it is killed.
-    signal: Signal,
+    /// Its child is the first process of a process namespace.
+    has_init: bool,
 }
 
 /// How long a service may take to end.
@@ -176,8 +176,15 @@ impl Service {
         Ok(Self {
             child,
             name,
-            signal: Signal::SIGTERM,
+            has_init: false,
         })
+    }
+
+    /// The same, whose child is the first process of a process namespace: with it everything
+    /// in there ends, and this process after it.
+    pub fn with_init(mut self) -> Self {
+        self.has_init = true;
+        self
     }
 
     /// What it prints, if that was asked for.
@@ -204,8 +211,14 @@ impl Service {
 
 impl Drop for Service {
     fn drop(&mut self) {
-        if let Ok(pid) = i32::try_from(self.child.id()) {
-            let _ = kill(Pid::from_raw(pid), self.signal);
+        let own = self.child.id();
+        let init = self.has_init.then(|| first_child(own)).flatten();
+        let (pid, signal) = match init {
+            Some(init) => (init, Signal::SIGKILL),
+            None => (own, Signal::SIGTERM),
+        };
+        if let Ok(pid) = i32::try_from(pid) {
+            let _ = kill(Pid::from_raw(pid), signal);
         }
         let end = std::time::Instant::now() + LAST_WORDS;
         while std::time::Instant::now() < end {
@@ -217,4 +230,11 @@ impl Drop for Service {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The first child of a process.
+fn first_child(pid: u32) -> Option<u32> {
+    let path = format!("/proc/{pid}/task/{pid}/children");
+    let children = std::fs::read_to_string(path).ok()?;
+    children.split_whitespace().next()?.parse().ok()
 }

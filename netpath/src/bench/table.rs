@@ -131,10 +131,11 @@ pub fn digits(value: f64) -> usize {
 
 /// A median with its interval.
 pub fn interval(estimate: &Estimate, digits: usize) -> String {
-    format!(
-        "{:.digits$} ({:.digits$} to {:.digits$})",
-        estimate.median, estimate.low, estimate.high
-    )
+    let Estimate { median, low, high } = estimate;
+    if low == high {
+        return format!("{median:.digits$}");
+    }
+    format!("{median:.digits$} ({low:.digits$} to {high:.digits$})")
 }
 
 fn targets(report: &Report) -> String {

@@ -51,7 +51,7 @@ const fn latency(what: &'static str, of: fn(&Latencies) -> f64, must: f64, aim: 
     }
 }
 
-static TARGETS: [Target; 22] = [
+static TARGETS: [Target; 23] = [
     ratio(
         "container to container, round trips, vs docker0+iptables",
         "one-core/tcp-rr/container-container",
@@ -170,6 +170,13 @@ static TARGETS: [Target; 22] = [
         "connections with 10,000 published ports vs docker0+iptables with as many",
         "one-core/tcp-crr/published-10000-last",
         IPTABLES,
+        15.0,
+        20.0,
+    ),
+    ratio(
+        "connections with 10,000 published ports vs docker27+iptables with as many",
+        "one-core/tcp-crr/published-10000-last",
+        "docker27+iptables",
         15.0,
         20.0,
     ),

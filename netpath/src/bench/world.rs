@@ -106,9 +106,9 @@ impl World {
     /// Many published ports.
     fn scaled(&mut self, site: &Site, ports: u32, full: bool) -> Result<()> {
         let backends: &[Backend] = if full {
-            &[Backend::Iptables, Backend::Nftables]
+            &[Backend::Iptables, Backend::OldIptables, Backend::Nftables]
         } else {
-            &[Backend::Iptables]
+            &[Backend::Iptables, Backend::OldIptables]
         };
         for &backend in backends {
             interrupt::check()?;

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use anyhow::{Context as _, Result};
 
-use super::super::namespace::{feed, output};
+use super::super::namespace::feed;
 use super::super::site::Site;
 use super::host::{HOST, Host, OUTSIDE};
 use super::{Ends, MANY, PUBLISHED, Path, SERVICE, Variant, Which, tool};
@@ -22,6 +22,9 @@ const TARGET: [u8; 4] = [172, 17, 0, 2];
 pub enum Backend {
     /// Chains of iptables.
     Iptables,
+    /// Chains of iptables as Docker 27 and older made them: three rules a port, in the order
+    /// of publishing.
+    OldIptables,
     /// A table of nftables.
     Nftables,
 }
@@ -30,7 +33,7 @@ impl Backend {
     /// The program that loads the rules.
     pub const fn program(self) -> &'static str {
         match self {
-            Self::Iptables => "iptables-restore",
+            Self::Iptables | Self::OldIptables => "iptables-restore",
             Self::Nftables => "nft",
         }
     }
@@ -39,6 +42,7 @@ impl Backend {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Iptables => "docker0+iptables",
+            Self::OldIptables => "docker27+iptables",
             Self::Nftables => "docker0+nftables",
         }
     }
@@ -56,6 +60,7 @@ impl Backend {
     fn rules(self, ports: &[Port]) -> String {
         match self {
             Self::Iptables => iptables(ports),
+            Self::OldIptables => old_iptables(ports),
             Self::Nftables => nftables(ports),
         }
     }
@@ -152,13 +157,12 @@ pub fn ends_of(ports: u32) -> Vec<(Which, u16)> {
 }
 
 fn what(backend: Backend) -> String {
-    format!(
-        "docker0 with the rules of Docker 29's {} backend, without Docker and docker-proxy",
-        match backend {
-            Backend::Iptables => "iptables",
-            Backend::Nftables => "nftables",
-        }
-    )
+    let rules = match backend {
+        Backend::Iptables => "Docker 29's iptables backend",
+        Backend::OldIptables => "Docker 27 and older",
+        Backend::Nftables => "Docker 29's nftables backend",
+    };
+    format!("docker0 with the rules of {rules}, without Docker and docker-proxy")
 }
 
 /// Rules of a set: what iptables-save shows as `-A`, or lines of nftables that end in a verdict.
@@ -240,6 +244,66 @@ fn iptables(ports: &[Port]) -> String {
     text
 }
 
+/// The tables of Docker 27 and older.
+fn old_iptables(ports: &[Port]) -> String {
+    let target = address(TARGET);
+    let mut nat = String::new();
+    let mut hairpin = String::new();
+    let mut open = String::new();
+    for port in ports {
+        let Port {
+            proto,
+            host,
+            container,
+        } = port;
+        let _ = writeln!(
+            nat,
+            "-A DOCKER ! -i {BRIDGE} -p {proto} -m {proto} --dport {host} -j DNAT \
+             --to-destination {target}:{container}"
+        );
+        let _ = writeln!(
+            hairpin,
+            "-A POSTROUTING -s {target}/32 -d {target}/32 -p {proto} -m {proto} \
+             --dport {container} -j MASQUERADE"
+        );
+        let _ = writeln!(
+            open,
+            "-A DOCKER -d {target}/32 ! -i {BRIDGE} -o {BRIDGE} -p {proto} -m {proto} \
+             --dport {container} -j ACCEPT"
+        );
+    }
+    format!(
+        "*nat\n\
+         :DOCKER - [0:0]\n\
+         -A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER\n\
+         -A OUTPUT ! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j DOCKER\n\
+         -A POSTROUTING -s 172.17.0.0/16 ! -o {BRIDGE} -j MASQUERADE\n\
+         {hairpin}\
+         -A DOCKER -i {BRIDGE} -j RETURN\n\
+         {nat}\
+         COMMIT\n\
+         *filter\n\
+         :FORWARD DROP [0:0]\n\
+         :DOCKER - [0:0]\n\
+         :DOCKER-ISOLATION-STAGE-1 - [0:0]\n\
+         :DOCKER-ISOLATION-STAGE-2 - [0:0]\n\
+         :DOCKER-USER - [0:0]\n\
+         -A FORWARD -j DOCKER-USER\n\
+         -A FORWARD -j DOCKER-ISOLATION-STAGE-1\n\
+         -A FORWARD -o {BRIDGE} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n\
+         -A FORWARD -o {BRIDGE} -j DOCKER\n\
+         -A FORWARD -i {BRIDGE} ! -o {BRIDGE} -j ACCEPT\n\
+         -A FORWARD -i {BRIDGE} -o {BRIDGE} -j ACCEPT\n\
+         {open}\
+         -A DOCKER-ISOLATION-STAGE-1 -i {BRIDGE} ! -o {BRIDGE} -j DOCKER-ISOLATION-STAGE-2\n\
+         -A DOCKER-ISOLATION-STAGE-1 -j RETURN\n\
+         -A DOCKER-ISOLATION-STAGE-2 -o {BRIDGE} -j DROP\n\
+         -A DOCKER-ISOLATION-STAGE-2 -j RETURN\n\
+         -A DOCKER-USER -j RETURN\n\
+         COMMIT\n"
+    )
+}
+
 /// The table of the nftables backend.
 fn nftables(ports: &[Port]) -> String {
     let target = address(TARGET);
@@ -316,13 +380,6 @@ fn nftables(ports: &[Port]) -> String {
     )
 }
 
-/// What a backend's program says of itself.
-pub fn version(backend: Backend) -> Option<String> {
-    let mut command = std::process::Command::new(tool(backend.program())?);
-    command.arg("--version");
-    output(command).ok().map(|text| text.trim().to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -338,11 +395,15 @@ mod tests {
     }
 
     #[test]
-    fn every_port_has_its_two_rules() {
-        for (backend, fixed) in [(Backend::Iptables, 13), (Backend::Nftables, 14)] {
+    fn every_port_has_its_rules() {
+        for (backend, fixed, each) in [
+            (Backend::Iptables, 13, 2),
+            (Backend::OldIptables, 15, 3),
+            (Backend::Nftables, 14, 2),
+        ] {
             for n in [0, 1, 100] {
                 let rules = backend.rules(&ports(n));
-                assert_eq!(count(&rules), fixed + 2 * u64::from(n), "{rules}");
+                assert_eq!(count(&rules), fixed + each * u64::from(n), "{rules}");
             }
         }
     }

@@ -24,11 +24,21 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Folders of the machine that containers see, for a program that sleeps.
 const FOLDERS: [&str; 4] = ["/usr", "/bin", "/lib", "/lib64"];
 
-/// Started inside its namespaces. $1 is the run's folder. Whoever has a containerd keeps it:
-/// the daemon would use it if it saw its socket. The daemon writes a key to /etc/docker.
+/// Started inside its namespaces; $1 is its folder under /run. Whoever has a containerd keeps
+/// it: the daemon would use it if it saw its socket. What Docker writes to /etc and /opt, and
+/// the files of its shims in /run, are seen by nobody and go with the mount namespace.
 const SCRIPT: &str = r#"
-mount -t overlay overlay -o "lowerdir=/etc,upperdir=$1/etc,workdir=$1/etc-work" /etc || :
-test ! -d /run/containerd || mount -t tmpfs tmpfs /run/containerd
+set -e
+exec 9<"$1"
+mount -t tmpfs tmpfs /run
+mkdir -p "$1"
+mount --no-canonicalize --bind /proc/self/fd/9 "$1"
+exec 9<&-
+for d in etc opt; do
+    test -d /$d || continue
+    mkdir "$1/$d" "$1/$d-work"
+    mount -t overlay overlay -o "lowerdir=/$d,upperdir=$1/$d,workdir=$1/$d-work" /$d
+done
 shift
 exec "$@"
 "#;
@@ -37,11 +47,9 @@ exec "$@"
 pub fn dockerd(site: &Site) -> Result<Variant> {
     let host = Host::new(site, NAME)?;
     let folder = site.folder(NAME)?;
-    for name in ["etc", "etc-work"] {
-        site.folder(&format!("{NAME}/{name}"))?;
-    }
     let log = folder.join("dockerd.log");
-    let mut service = Service::start(daemon(site, &host.host, &folder), &log)?;
+    let daemon = daemon(site, &host.host, &folder);
+    let mut service = Service::start(daemon, &log)?.with_init();
     let docker = Docker {
         host: host.host.clone(),
         socket: format!("unix://{}", folder.join("docker.sock").display()),

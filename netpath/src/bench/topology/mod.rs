@@ -6,7 +6,7 @@
 //! * [`docker`]: docker0 with Docker's rules, in iptables and in nftables, without Docker
 //! * [`dockerd`]: a real Docker daemon
 //! * [`vxlan`]: the kernel's overlay
-//! * [`ours`]: netpath
+//! * [`ours`] is netpath
 
 pub mod docker;
 pub mod dockerd;
