@@ -1,6 +1,7 @@
 //! The project's chores: `cargo xtask VERB`.
 
 mod apt;
+mod bench;
 mod build;
 mod clean_machine;
 mod demo;
@@ -64,6 +65,12 @@ enum Verb {
         #[arg(long, hide = true)]
         built: bool,
     },
+    /// Build with optimisations and measure; the arguments are those of `netpath bench`
+    Bench {
+        /// See `netpath bench --help`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Take away what tests and demonstrations that were killed left on this machine
     CleanMachine,
     /// Say what is in the compiled eBPF object
@@ -95,6 +102,7 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
         }
         Verb::Test { filters } => return test::run(&workspace, &filters),
         Verb::Demo { built } => demo::run(&workspace, built),
+        Verb::Bench { arguments } => return bench::run(&workspace, &arguments),
         Verb::CleanMachine => clean_machine::run(),
         Verb::Object => {
             let toolchain = setup::run(&workspace, Say::Summary)?;

@@ -196,7 +196,7 @@ fn millis(time: Duration) -> u64 {
 fn timing(options: &Options) -> Timing {
     let (warmup, window) = match options.extent {
         Extent::Quick => (30, 150),
-        Extent::Full => (100, 500),
+        Extent::Full => (80, 400),
     };
     Timing {
         warmup: Duration::from_millis(warmup),

@@ -10,7 +10,7 @@ use super::progress::Progress;
 use super::results::{Comparison, Control, LeftOut, Series};
 use super::statistics::{Estimate, median, ratios};
 use super::topology::ours::NETPATH;
-use super::topology::{Ends, Variant};
+use super::topology::{Ends, Path, Variant};
 
 /// How far from 1 the A/A control may be.
 pub const TOLERANCE: f64 = 0.03;
@@ -65,6 +65,26 @@ pub fn entries(cases: &[Case], control_only: Option<Case>, variants: &[Variant])
     entries
 }
 
+/// The order of a round: what is compared with each other is close in time, and otherwise
+/// everything is shuffled. The variants of a case are compared with each other; of the cases of
+/// many ports, those of a variant.
+fn in_order(entries: &[Entry]) -> Vec<&Entry> {
+    let block = |entry: &Entry| match entry.case.path {
+        Path::Scaling(..) => (None, Some(entry.variant.clone())),
+        _ => (Some(entry.case), None),
+    };
+    let mut blocks: BTreeMap<_, Vec<&Entry>> = BTreeMap::new();
+    for entry in entries {
+        blocks.entry(block(entry)).or_default().push(entry);
+    }
+    let mut blocks: Vec<Vec<&Entry>> = blocks.into_values().collect();
+    fastrand::shuffle(&mut blocks);
+    for block in &mut blocks {
+        fastrand::shuffle(block);
+    }
+    blocks.into_iter().flatten().collect()
+}
+
 impl Rounds {
     /// Measures all entries, round by round; `prepare` is called before each case.
     ///
@@ -78,35 +98,27 @@ impl Rounds {
         progress: &Progress,
     ) -> Result<Self> {
         let mut all = Self::default();
-        let mut cases: Vec<Case> = entries.iter().map(|entry| entry.case).collect();
-        cases.sort_unstable();
-        cases.dedup();
         for round in 0..rounds as usize {
             progress.round(round as u32, rounds);
-            fastrand::shuffle(&mut cases);
-            fastrand::shuffle(&mut entries);
-            for &case in &cases {
+            for entry in in_order(&entries) {
+                let case = entry.case;
                 prepare(case.cores)?;
-                // Variants of a case one after the other: what they are compared in is close
-                // in time.
-                for entry in entries.iter().filter(|entry| entry.case == case) {
-                    progress.step(&format!("{case} {}", entry.variant));
-                    let sample = match measure(case, &entry.ends, method) {
-                        Ok(sample) => Some(sample),
-                        Err(error) => {
-                            super::interrupt::check()?;
-                            all.failed.push(LeftOut {
-                                what: format!("{case} on {}", entry.variant),
-                                why: format!("{error:#}"),
-                            });
-                            None
-                        }
-                    };
-                    let key = (case, entry.variant.clone());
-                    let slots = all.samples.entry(key).or_default();
-                    slots.resize(round, None);
-                    slots.push(sample);
-                }
+                progress.step(&format!("{case} {}", entry.variant));
+                let sample = match measure(case, &entry.ends, method) {
+                    Ok(sample) => Some(sample),
+                    Err(error) => {
+                        super::interrupt::check()?;
+                        all.failed.push(LeftOut {
+                            what: format!("{case} on {}", entry.variant),
+                            why: format!("{error:#}"),
+                        });
+                        None
+                    }
+                };
+                let key = (case, entry.variant.clone());
+                let slots = all.samples.entry(key).or_default();
+                slots.resize(round, None);
+                slots.push(sample);
             }
             let failed: Vec<String> = all.failed.iter().map(|f| f.what.clone()).collect();
             entries.retain(|e| !failed.contains(&format!("{} on {}", e.case, e.variant)));
@@ -208,7 +220,6 @@ fn judge(ratios: Vec<Comparison>) -> Control {
 #[cfg(test)]
 mod tests {
     use super::super::plan::Workload;
-    use super::super::topology::Path;
     use super::*;
 
     const CASE: Case = Case {

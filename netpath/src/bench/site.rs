@@ -4,9 +4,12 @@
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use log::{debug, warn};
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, umount2};
@@ -45,9 +48,18 @@ impl Site {
         remove_leftovers();
         let dir = Path::new(ROOT).join(std::process::id().to_string());
         let folder = dir.join("netns");
-        fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        let lock = lock(&dir).with_context(|| format!("cannot lock {}", dir.display()))?;
-        Ok(Self { dir, _lock: lock })
+        // Another run that begins right now may take the folder for one that was left.
+        for _ in 0..50 {
+            fs::create_dir_all(&folder)
+                .with_context(|| format!("cannot make {}", folder.display()))?;
+            if let Ok(lock) = lock(&dir)
+                && is_same(&lock, &dir.join(LOCK))
+            {
+                return Ok(Self { dir, _lock: lock });
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        bail!("cannot lock {}", dir.display())
     }
 
     /// Makes a network namespace of this run, with its loopback device up.
@@ -125,6 +137,14 @@ impl Drop for Site {
 fn lock(dir: &Path) -> Result<Flock<File>> {
     let file = File::create(dir.join(LOCK))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| error.into())
+}
+
+/// Whether a path still names the file that was locked.
+fn is_same(file: &File, path: &Path) -> bool {
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(one), Ok(two)) => (one.dev(), one.ino()) == (two.dev(), two.ino()),
+        _ => false,
+    }
 }
 
 fn prefix(dir: &Path) -> String {
@@ -260,7 +280,7 @@ fn remove_control_group(group: &Path) -> Result<()> {
     for _ in 0..100 {
         match fs::remove_dir(group) {
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
-                std::thread::sleep(std::time::Duration::from_millis(20));
+                thread::sleep(Duration::from_millis(20));
             }
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             other => {
@@ -268,7 +288,7 @@ fn remove_control_group(group: &Path) -> Result<()> {
             }
         }
     }
-    anyhow::bail!("cannot remove {}: it has processes", group.display())
+    bail!("cannot remove {}: it has processes", group.display())
 }
 
 fn children(folder: &Path) -> Vec<PathBuf> {
