@@ -97,6 +97,7 @@ fn draw_bars(
         .y_labels(0)
         .x_labels(8)
         .x_desc(unit)
+        .x_label_formatter(&|value| short(*value))
         .light_line_style(TRANSPARENT)
         .label_style(("sans-serif", 13, &INK))
         .draw()?;
@@ -210,11 +211,17 @@ fn bar_of(series: &Series) -> Bar {
             name if is_limit(name) => LIMITS,
             _ => OTHERS,
         },
-        text: if rate.median >= 10_000.0 {
-            format!("{:.1}k", rate.median / 1000.0)
-        } else {
-            format!("{:.*}", super::table::digits(rate.median), rate.median)
-        },
+        text: short(rate.median),
+    }
+}
+
+/// A figure with about three digits.
+fn short(value: f64) -> String {
+    match value {
+        100_000.0.. => format!("{:.0}k", value / 1000.0),
+        1000.0.. => format!("{:.1}k", value / 1000.0),
+        100.0.. => format!("{value:.0}"),
+        _ => format!("{value:.1}"),
     }
 }
 
@@ -282,6 +289,7 @@ fn draw_lines(area: &DrawingArea<SVGBackend<'_>, Shift>, lines: &[(String, Line)
     let highest = points().map(|p| p.1).fold(1.0, f64::max);
     let mut chart = ChartBuilder::on(area)
         .margin(12)
+        .margin_right(36)
         .x_label_area_size(44)
         .y_label_area_size(80)
         .build_cartesian_2d((1.0..most).log_scale(), 0.0..highest * 1.1)?;
@@ -290,6 +298,8 @@ fn draw_lines(area: &DrawingArea<SVGBackend<'_>, Shift>, lines: &[(String, Line)
         .x_desc("published ports")
         .y_desc("connections/s")
         .x_label_formatter(&|ports| format!("{ports:.0}"))
+        .y_label_formatter(&|rate| short(*rate))
+        .light_line_style(TRANSPARENT)
         .label_style(("sans-serif", 13, &INK))
         .draw()?;
     let mut others = COLOURS.iter().cycle();
