@@ -187,17 +187,23 @@ fn rest(html: &mut String, report: &Report) {
     if !report.programs.is_empty() {
         html.push_str("<h2>The programs</h2>\n");
         let count = |n: Option<u32>| n.map_or_else(|| "–".to_owned(), |n| n.to_string());
-        let all = report.programs.iter().flat_map(|program| {
-            program.packets.iter().map(move |packet| {
-                vec![
-                    escape(&program.program),
-                    count(program.instructions),
-                    count(program.verified),
-                    escape(&packet.packet),
-                    format!("{:.0}{}", packet.ns, if packet.single { " *" } else { "" }),
-                ]
-            })
-        });
+        let mut all = Vec::new();
+        for program in &report.programs {
+            let head = [
+                escape(&program.program),
+                count(program.instructions),
+                count(program.verified),
+            ];
+            for packet in &program.packets {
+                let mark = if packet.single { " *" } else { "" };
+                let mut row = head.to_vec();
+                row.extend([escape(&packet.packet), format!("{:.0}{mark}", packet.ns)]);
+                all.push(row);
+            }
+            if program.packets.is_empty() {
+                all.push(head.to_vec());
+            }
+        }
         let headings = ["program", "instructions", "verified", "packet", "ns"];
         rows(html, &headings, all);
         html.push_str(

@@ -203,15 +203,19 @@ fn programs(report: &Report) -> String {
     let count = |n: Option<u32>| n.map_or_else(|| "-".to_owned(), |n| n.to_string());
     let mut rows = Vec::new();
     for program in &report.programs {
-        for (i, packet) in program.packets.iter().enumerate() {
-            let once = |text: String| if i == 0 { text } else { String::new() };
-            rows.push(vec![
-                once(program.program.clone()),
-                once(count(program.instructions)),
-                once(count(program.verified)),
-                packet.packet.clone(),
-                format!("{:.0}{}", packet.ns, if packet.single { " *" } else { "" }),
-            ]);
+        let mut head = [
+            program.program.clone(),
+            count(program.instructions),
+            count(program.verified),
+        ];
+        for packet in &program.packets {
+            let mut row = std::mem::take(&mut head).to_vec();
+            let mark = if packet.single { " *" } else { "" };
+            row.extend([packet.packet.clone(), format!("{:.0}{mark}", packet.ns)]);
+            rows.push(row);
+        }
+        if program.packets.is_empty() {
+            rows.push(head.to_vec());
         }
     }
     if rows.is_empty() {
