@@ -11,7 +11,7 @@ use netpath_tests::command::{eventually, finish_within, start};
 use netpath_tests::lab::{Ran, netpath_binary, run};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// A run of a few measurements, on a busy machine and without optimisations.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -155,6 +155,59 @@ fn a_short_run_gives_figures_and_leaves_nothing() {
         compared.contains("netpath vs veth") && compared.contains("+0.0 %"),
         "{compared}"
     );
+}
+
+#[test]
+fn a_ratio_that_fell_is_named_and_fails() {
+    let dir = tempfile::tempdir().unwrap();
+    let file =
+        |name: &str, ratios: [f64; 2]| {
+            let comparisons = ["veth", "docker0+iptables"].iter().zip(ratios).map(
+                |(reference, median)| {
+                    json!({
+                        "cores": "one-core", "workload": "tcp-rr", "path": "container-container",
+                        "subject": "netpath", "reference": reference, "rounds": 10,
+                        "ratio": {"median": median, "low": median - 0.01, "high": median + 0.01},
+                    })
+                },
+            );
+            let report = json!({
+                "schema": 1, "command": "", "started": 0, "seconds": 1.0, "rounds": 10,
+                "window_ms": 1, "warmup_ms": 1, "variants": [], "left_out": [], "series": [],
+                "control": {"void": false, "tolerance": 0.03, "ratios": []},
+                "comparisons": comparisons.collect::<Vec<_>>(), "targets": [], "latencies": null,
+                "programs": [], "generator": [],
+                "environment": {
+                    "kernel": "", "cpu": "", "cores": 2, "used_cores": [1, 0], "memory_mib": 1,
+                    "virtualized": false, "load": 0.0, "steal": 0.0, "congestion": "cubic",
+                    "settings": [], "versions": [], "offloads": [],
+                },
+            });
+            let path = dir.path().join(name).to_str().unwrap().to_owned();
+            fs::write(&path, report.to_string()).unwrap();
+            path
+        };
+    let old = file("old.json", [0.98, 1.30]);
+    let new = file("new.json", [0.97, 1.20]);
+    let ran = run(bench(&["bench", "compare", &old, &new]));
+    assert_eq!(ran.code, Some(1), "{ran:#?}");
+    let worse: Vec<&str> = ran.stdout.lines().filter(|l| l.contains("WORSE")).collect();
+    assert_eq!(worse.len(), 1, "{ran:#?}");
+    assert!(
+        worse[0].contains("docker0+iptables") && worse[0].contains("-7.7 %"),
+        "{worse:?}"
+    );
+    // It is within another threshold, and the other way round nothing fell.
+    run(bench(&[
+        "bench",
+        "compare",
+        &old,
+        &new,
+        "--threshold",
+        "10",
+    ]))
+    .ok();
+    run(bench(&["bench", "compare", &new, &old])).ok();
 }
 
 /// Starts a run and waits until it measures.
