@@ -142,11 +142,9 @@ fn targets(report: &Report) -> String {
     let rows: Vec<Vec<String>> = report
         .targets
         .iter()
-        .map(|target| {
-            let measured = target
-                .measured
-                .map_or_else(|| "-".to_owned(), |m| interval(&m, 2));
-            vec![
+        .filter_map(|target| {
+            let measured = interval(&target.measured?, 2);
+            Some(vec![
                 target.what.clone(),
                 format!("{} {}", target.must, unit_of(&target.unit)),
                 format!("{} {}", target.aim, unit_of(&target.unit)),
@@ -156,10 +154,18 @@ fn targets(report: &Report) -> String {
                     "must" => "met".to_owned(),
                     other => other.to_owned(),
                 },
-            ]
+            ])
         })
         .collect();
-    table(&["TARGET", "MUST", "AIM", "MEASURED", "VERDICT"], &rows)
+    let others = report.targets.len() - rows.len();
+    let mut text = String::new();
+    if !rows.is_empty() {
+        text = table(&["TARGET", "MUST", "AIM", "MEASURED", "VERDICT"], &rows);
+    }
+    if others > 0 {
+        let _ = writeln!(text, "{others} targets were not measured");
+    }
+    text
 }
 
 fn unit_of(unit: &str) -> &str {
