@@ -10,6 +10,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use aya::{TestRun as _, TestRunOptions};
+use netpath_common::policy::Policy;
 use netpath_common::tuple::Proto;
 use nix::net::if_::if_nametoindex;
 use serde::{Deserialize, Serialize};
@@ -143,6 +144,7 @@ impl Host {
             gateway_ifindex: self.gateway,
             gateway_mac: MAC_GATE,
             subnets: vec!["10.1.0.0/24".parse()?],
+            policy: Policy::default(),
         })?;
         for (ifindex, mac, addr) in [(self.veths[0], MAC_A, A), (self.veths[1], MAC_B, B)] {
             datapath.add_endpoint(&EndpointSpec {
@@ -158,6 +160,7 @@ impl Host {
                 gateway6: None,
                 gateway_ifindex: self.gateway,
                 gateway_mac: MAC_GATE,
+                flags: Policy::default().flags,
             })?;
         }
         datapath.publish(&PortSpec {
