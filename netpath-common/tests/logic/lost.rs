@@ -9,14 +9,17 @@ use netpath_common::tuple::{Proto, Tuple};
 use crate::model::{FAMILIES, Family, Model, Outcome, V4, VETH_A, VETH_B, VETH_RED};
 use crate::packets::{ACK, FIN, INIT, INIT_ACK, L4, RST, SYN, Sample, ip};
 
+type Ask = Box<dyn Fn(&Model, u8) -> Sample>;
+type Answer = Box<dyn Fn(&Model, &Sample, u8) -> Sample>;
+
 /// A connection in both directions: the packets of whoever began, and of whoever answers.
 struct Talk {
     model: Model,
     name: &'static str,
     /// A packet of the side that began, with these flags, and what is seen of it.
-    ask: Box<dyn Fn(&Model, u8) -> Sample>,
+    ask: Ask,
     /// The same of the other side, given what it has seen.
-    answer: Box<dyn Fn(&Model, &Sample, u8) -> Sample>,
+    answer: Answer,
 }
 
 fn go(model: &Model, veth: Option<u32>, sample: &Sample) -> Sample {
