@@ -178,7 +178,7 @@ fn a_protocol_that_the_kernel_lacks_is_refused() {
     ];
     let sentence = lab.netpath(&publish).refused();
     assert!(
-        sentence.contains("cannot publish \"80:80/sctp\": this kernel has no SCTP"),
+        sentence.contains("cannot reserve port 80/sctp on 0.0.0.0: this kernel has no SCTP"),
         "{sentence}"
     );
     assert_eq!(lab.json(&["ps", "-a"]).as_array().map(Vec::len), Some(0));
