@@ -1,6 +1,5 @@
 //! How long the control plane takes: connecting a container and publishing ports.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -11,10 +10,13 @@ use super::plan::Extent;
 use super::site::Site;
 use super::statistics::percentile;
 use super::topology::ours::Agent;
+use crate::api::types::{Connect, CreateContainer, Created};
 use crate::netlink::netns;
 
-/// Attached before anything is measured.
-const WARM: usize = 10;
+/// Made before anything is measured.
+const WARM: usize = 5;
+/// Before each: the agent makes spare interfaces when nobody is being connected.
+const PAUSE: Duration = Duration::from_millis(200);
 /// Ports of the range that is published.
 pub const RANGE: u16 = 1000;
 /// Where the range begins.
@@ -23,10 +25,13 @@ const FIRST: u16 = 40_000;
 /// All latencies, in ms.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Latencies {
-    /// A namespace is made and connected: veth, addresses, programs, maps.
+    /// A container is made, now and then: namespace, veth, addresses, programs, maps.
     pub attach: Latency,
-    /// It is taken away.
+    /// It is removed.
     pub detach: Latency,
+    /// Namespaces of somebody else's are connected, one right after the other: more than the
+    /// agent has spare interfaces for.
+    pub attach_in_a_row: Latency,
     /// [`RANGE`] ports are published: what connecting a container takes longer with them.
     pub publish: Latency,
     /// They are taken back: what disconnecting takes longer.
@@ -62,69 +67,79 @@ impl Latency {
 /// # Errors
 /// The agent's.
 pub fn measure(site: &Site, extent: Extent) -> Result<Latencies> {
-    let (containers, ranges) = match extent {
-        Extent::Quick => (100, 5),
-        Extent::Full => (200, 20),
+    let (containers, in_a_row, ranges) = match extent {
+        Extent::Quick => (30, 20, 5),
+        Extent::Full => (150, 100, 20),
     };
     let agent = Agent::start(site, "latency")?;
-    let folder = site.folder("latency/spaces")?;
-    let mut attach = Vec::new();
-    let mut detach = Vec::new();
+    let mut times = Vec::new();
     for i in 0..WARM + containers {
-        interrupt::check()?;
-        let start = Instant::now();
-        connect(&agent, &folder.join(format!("n{i}")), &[])?;
-        attach.push(start.elapsed());
+        times.push(there_and_back(&agent, &format!("n{i}"), &[])?);
     }
-    for i in 0..WARM + containers {
-        interrupt::check()?;
-        let name = format!("n{i}");
-        let start = Instant::now();
-        disconnect(&agent, &name, &folder.join(&name))?;
-        detach.push(start.elapsed());
-    }
-    let attach = Latency::of(&attach[WARM..]).context("nothing was attached")?;
-    let detach = Latency::of(&detach[WARM..]).context("nothing was attached")?;
+    let (attach, detach): (Vec<_>, Vec<_>) = times.into_iter().skip(WARM).unzip();
+
     let last = FIRST + RANGE - 1;
     let range = [format!("{FIRST}-{last}:{FIRST}-{last}")];
-    let mut publish = Vec::new();
-    let mut unpublish = Vec::new();
+    let mut times = Vec::new();
     for i in 0..=ranges {
         // One without ports right before, so that the difference is the ports'.
-        let without = there_and_back(&agent, &folder.join(format!("w{i}")), &[])?;
-        let with = there_and_back(&agent, &folder.join(format!("p{i}")), &range)?;
-        publish.push(with.0.saturating_sub(without.0));
-        unpublish.push(with.1.saturating_sub(without.1));
+        let without = there_and_back(&agent, &format!("w{i}"), &[])?;
+        let with = there_and_back(&agent, &format!("p{i}"), &range)?;
+        times.push((
+            with.0.saturating_sub(without.0),
+            with.1.saturating_sub(without.1),
+        ));
     }
-    // The first is a warm-up here, too.
+    let (publish, unpublish): (Vec<_>, Vec<_>) = times.into_iter().skip(1).unzip();
+
+    let of = |times: &[Duration]| Latency::of(times).context("nothing was measured");
     Ok(Latencies {
-        publish: Latency::of(&publish[1..]).context("nothing was published")?,
-        unpublish: Latency::of(&unpublish[1..]).context("nothing was published")?,
-        attach,
-        detach,
+        attach: of(&attach)?,
+        detach: of(&detach)?,
+        attach_in_a_row: of(&attached_in_a_row(site, &agent, in_a_row)?)?,
+        publish: of(&publish)?,
+        unpublish: of(&unpublish)?,
         ports: RANGE,
     })
 }
 
-/// Makes a namespace, connects it and takes both away: how long either took.
-fn there_and_back(agent: &Agent, path: &Path, publish: &[String]) -> Result<(Duration, Duration)> {
+/// Makes a container, as `netpath run` does before it starts the command, and removes it: how
+/// long either took.
+fn there_and_back(agent: &Agent, name: &str, publish: &[String]) -> Result<(Duration, Duration)> {
+    std::thread::sleep(PAUSE);
     interrupt::check()?;
+    let request = CreateContainer {
+        connect: Connect {
+            name: Some(name.to_owned()),
+            publish: publish.to_vec(),
+            ..Connect::default()
+        },
+        argv: vec!["true".to_owned()],
+        supervisor: std::process::id(),
+        ..CreateContainer::default()
+    };
     let start = Instant::now();
-    let name = connect(agent, path, publish)?;
+    let _: Created = agent.client.post("/v1/containers", &request)?;
     let there = start.elapsed();
     let start = Instant::now();
-    disconnect(agent, &name, path)?;
+    agent
+        .client
+        .delete(&format!("/v1/containers/{name}?force=true"))?;
     Ok((there, start.elapsed()))
 }
 
-fn connect(agent: &Agent, path: &Path, publish: &[String]) -> Result<String> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    netns::create(path)?;
-    agent.attach(&name, path.to_owned(), publish.to_vec())?;
-    Ok(name.into_owned())
-}
-
-fn disconnect(agent: &Agent, name: &str, path: &Path) -> Result<()> {
-    agent.client.delete(&format!("/v1/containers/{name}"))?;
-    netns::remove(path)
+/// Makes namespaces and connects them.
+fn attached_in_a_row(site: &Site, agent: &Agent, count: usize) -> Result<Vec<Duration>> {
+    let folder = site.folder("latency/spaces")?;
+    (0..count)
+        .map(|i| {
+            interrupt::check()?;
+            let name = format!("a{i}");
+            let path = folder.join(&name);
+            let start = Instant::now();
+            netns::create(&path)?;
+            agent.attach(&name, path, Vec::new())?;
+            Ok(start.elapsed())
+        })
+        .collect()
 }

@@ -122,7 +122,7 @@ pub fn run(options: &Options) -> Result<Report> {
 
     let everything = options.filters.is_empty();
     let latencies = if everything {
-        progress.stage("attaching containers and publishing ports");
+        progress.stage("making containers and publishing ports");
         Some(latency::measure(&site, options.extent)?)
     } else {
         None
@@ -195,7 +195,7 @@ fn millis(time: Duration) -> u64 {
 
 fn timing(options: &Options) -> Timing {
     let (warmup, window) = match options.extent {
-        Extent::Quick => (30, 150),
+        Extent::Quick => (30, 120),
         Extent::Full => (80, 400),
     };
     Timing {

@@ -176,8 +176,12 @@ fn unit_of(unit: &str) -> &str {
 pub fn named_latencies(report: &Report) -> Vec<(String, Latency)> {
     report.latencies.as_ref().map_or_else(Vec::new, |all| {
         vec![
-            ("attach a container".to_owned(), all.attach),
-            ("detach it".to_owned(), all.detach),
+            ("make a container".to_owned(), all.attach),
+            ("remove it".to_owned(), all.detach),
+            (
+                "attach namespaces, one after the other".to_owned(),
+                all.attach_in_a_row,
+            ),
             (format!("publish {} ports", all.ports), all.publish),
             (format!("take {} ports back", all.ports), all.unpublish),
         ]

@@ -105,10 +105,10 @@ impl World {
 
     /// Many published ports.
     fn scaled(&mut self, site: &Site, ports: u32, full: bool) -> Result<()> {
-        let backends: &[Backend] = if full {
-            &[Backend::Iptables, Backend::OldIptables, Backend::Nftables]
-        } else {
-            &[Backend::Iptables, Backend::OldIptables]
+        let backends: &[Backend] = match (full, ports) {
+            (true, _) => &[Backend::Iptables, Backend::OldIptables, Backend::Nftables],
+            (false, 1) => &[Backend::Iptables],
+            (false, _) => &[Backend::Iptables, Backend::OldIptables],
         };
         for &backend in backends {
             interrupt::check()?;
