@@ -15,6 +15,8 @@ pub struct Config {
     pub max_flows_per_endpoint: u32,
     /// Idle times.
     pub timeouts: Timeouts,
+    /// What somebody watches, flags of [`crate::event::wanted`].
+    pub events: u32,
 }
 
 /// What holds until the agent has written something else.
@@ -23,6 +25,7 @@ pub static FALLBACK: Config = Config {
     snat_port_max: DEFAULT_SNAT_PORTS.1,
     max_flows_per_endpoint: u32::MAX,
     timeouts: Timeouts::DEFAULT,
+    events: 0,
 };
 
 impl Default for Config {

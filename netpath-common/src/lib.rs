@@ -7,8 +7,9 @@
 //! * records (what is in the maps): [`addr`], [`tuple`], [`flow`], [`endpoint`],
 //!   [`network`], [`port`], [`counter`], [`config`], [`reason`]; those of sockets are in [`socket`]
 //! * logic: [`tcp`], [`checksum`], [`snat`], [`publish`], [`track`], [`icmp`], [`fragment`], and one module a hook:
-//!   [`container`], [`uplink`], [`gateway`], [`socket`], and [`idle`] for the removal of
-//!   flows that fell silent
+//!   [`container`], [`uplink`], [`gateway`], [`socket`], [`deny`] (XDP), and [`idle`] for the
+//!   removal of flows that fell silent
+//! * what is told to those who watch: [`event`]
 //!
 //! Every record is plain data with named fields, no implicit padding (BPF hash
 //! keys are compared as bytes) and ports in host byte order, so that `bpftool map
@@ -21,8 +22,10 @@ pub mod config;
 pub mod container;
 pub mod counter;
 pub mod direct;
+pub mod deny;
 pub mod endpoint;
 pub mod env;
+pub mod event;
 pub mod flow;
 pub mod fragment;
 pub mod gateway;

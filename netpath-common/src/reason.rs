@@ -54,13 +54,15 @@ pub enum DropReason {
     IccOff = 23,
     /// Straight to a container's port, which is not published.
     NotPublished = 24,
+    /// The source address is denied on the uplinks.
+    DeniedSource = 30,
     /// A program goes on in one that is not there.
     MissingStage = 40,
 }
 
 impl DropReason {
     /// All reasons, for listings.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::Malformed,
         Self::UnknownEtherType,
         Self::SpoofedSource,
@@ -85,6 +87,7 @@ impl DropReason {
         Self::InternalNetwork,
         Self::IccOff,
         Self::NotPublished,
+        Self::DeniedSource,
         Self::MissingStage,
     ];
 
@@ -115,6 +118,7 @@ impl DropReason {
             Self::InternalNetwork => "the network is internal, nothing leaves or enters it",
             Self::IccOff => "containers of this network do not talk with each other",
             Self::NotPublished => "straight to a container's port that is not published",
+            Self::DeniedSource => "the source is denied, see `netpath deny ls`",
             Self::MissingStage => "a program goes on in one that is not there",
         }
     }

@@ -154,7 +154,7 @@ fn make<E: Env>(
         env.flows().remove(&reply_key(opening, key.proto));
         return Err(DropReason::FlowTableFull);
     }
-    env.count_new_flow();
+    env.flow_begins(key, flow);
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use netpath_common::checksum::{TTL_DIFF, apply, fold};
 use netpath_common::config::Config;
 use netpath_common::endpoint::{Endpoint, EndpointKey, Veth};
 use netpath_common::env::{Env, InsertError, Repeat, Route, Scratch, Table, Verdict};
-use netpath_common::flow::{Flow, Toward};
+use netpath_common::flow::{Direction, Flow, Toward};
 use netpath_common::fragment::{self, FragmentKey, FragmentPorts};
 use netpath_common::icmp::{self, Quoted};
 use netpath_common::link::Receiver;
@@ -220,6 +220,7 @@ pub struct Model {
     pub route: Cell<Result<(u32, Option<Addr>), DropReason>>,
     pub routes_asked: Cell<u32>,
     pub new_flows: Cell<u32>,
+    pub ended_flows: Cell<u32>,
     scratch: RefCell<Scratch>,
     frame: RefCell<Vec<u8>>,
     sent: RefCell<Option<Sent>>,
@@ -258,6 +259,7 @@ impl Model {
             route: Cell::new(Ok((UPLINK, None))),
             routes_asked: Cell::new(0),
             new_flows: Cell::new(0),
+            ended_flows: Cell::new(0),
             // SAFETY: all bytes zero are a valid value, says its documentation.
             scratch: RefCell::new(unsafe { core::mem::zeroed() }),
             frame: RefCell::default(),
@@ -641,8 +643,13 @@ impl Env for Model {
         Ok(f(&quoted))
     }
 
-    fn count_new_flow(&self) {
+    fn flow_begins(&self, _key: &Tuple, flow: &Flow) {
+        assert_eq!(flow.direction, Direction::Original);
         self.new_flows.set(self.new_flows.get() + 1);
+    }
+
+    fn flow_ends(&self, _key: &Tuple, _flow: &Flow) {
+        self.ended_flows.set(self.ended_flows.get() + 1);
     }
 
     fn repeat<R: Repeat>(&self, times: u32, body: &mut R) {
