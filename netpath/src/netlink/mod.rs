@@ -4,6 +4,7 @@
 //! errors. A [`Netlink`] belongs to the network namespace of the thread that made it.
 
 mod address;
+pub mod ethtool;
 mod link;
 pub mod monitor;
 pub mod netns;
