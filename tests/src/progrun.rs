@@ -528,7 +528,7 @@ impl Host {
 
     /// Drops at a hook so far, by reason.
     pub fn drops(&self, hook: &str) -> HashMap<String, u64> {
-        let rows = self.datapath.drops().expect("the drops");
+        let rows = self.datapath.drops(false).expect("the drops");
         let rows = rows.into_iter().filter(|row| row.hook == hook);
         rows.map(|row| (row.reason, row.packets)).collect()
     }

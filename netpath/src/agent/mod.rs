@@ -3,6 +3,8 @@
 //! * [`settings`]: what it was started with
 //! * [`lock`]: one agent for one set of folders and one network namespace
 //! * `network`, `container`, `attach`, `stop`: the operations of the API
+//! * `deny`: whom the uplinks do not let in; `monitor`: those who watch; `explain`: what would
+//!   become of a packet
 //! * `endpoint`: the kernel state of one container's interface
 //! * `reconcile`: at the start, makes kernel state and the store agree
 //! * `follow`: keeps up with the host's devices and addresses
@@ -17,6 +19,7 @@
 
 mod attach;
 mod container;
+mod deny;
 mod endpoint;
 mod follow;
 pub mod lock;
@@ -46,6 +49,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch as watch_channel;
 
 use crate::api::server;
+use crate::datapath::gate::Gate;
 use crate::datapath::{Datapath, DatapathOptions, cgroup};
 use crate::netlink::{Netlink, monitor};
 use crate::publish::{EphemeralPorts, Reservation};
@@ -77,6 +81,8 @@ pub struct Agent {
     /// Uplinks as they were last seen, for `status`.
     uplinks: Mutex<BTreeMap<String, Option<Uplink>>>,
     spares: Spares,
+    /// Their gates.
+    gates: Mutex<BTreeMap<String, Gate>>,
     started: Instant,
     _locks: Locks,
 }
@@ -205,6 +211,7 @@ impl Agent {
             changes: watch_channel::Sender::new(0),
             uplinks: Mutex::new(uplinks),
             spares: Spares::default(),
+            gates: Mutex::default(),
             started: Instant::now(),
             _locks: locks,
         });

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use netpath_common::config::DEFAULT_SNAT_PORTS;
 use serde::Deserialize;
 
+use crate::datapath::gate::Wish;
 use crate::netlink::Netlink;
 use crate::problem::{invalid, not_found};
 
@@ -50,6 +51,8 @@ pub struct Settings {
     pub spares: usize,
     /// Level of the programs' own messages.
     pub log_datapath: Option<log::LevelFilter>,
+    /// XDP on the uplinks.
+    pub xdp: Wish,
 }
 
 /// Settings that somebody made; also the form of the settings file (TOML).
@@ -77,6 +80,8 @@ pub struct Wishes {
     pub spares: Option<usize>,
     /// Level of the programs' own messages.
     pub log_datapath: Option<String>,
+    /// XDP on the uplinks: `auto`, `native`, `generic` or `off`.
+    pub xdp: Option<String>,
 }
 
 impl Wishes {
@@ -118,6 +123,7 @@ impl Wishes {
             max_flows: self.max_flows.or(other.max_flows),
             spares: self.spares.or(other.spares),
             log_datapath: self.log_datapath.or(other.log_datapath),
+            xdp: self.xdp.or(other.xdp),
         }
     }
 
@@ -156,6 +162,7 @@ impl Wishes {
                 .map(|level| parse_level(&level))
                 .transpose()?
                 .flatten(),
+            xdp: self.xdp.map_or(Ok(Wish::default()), |text| text.parse())?,
         })
     }
 }
@@ -299,6 +306,11 @@ mod tests {
             ..Wishes::default()
         };
         assert!(wishes.settings().is_err());
+        let wishes = Wishes {
+            xdp: Some("fast".into()),
+            ..Wishes::default()
+        };
+        assert!(wishes.settings().unwrap_err().to_string().contains("fast"));
         let wishes = Wishes {
             max_flows: Some(1),
             ..Wishes::default()

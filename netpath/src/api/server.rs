@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 
-use super::types::{Attach, CreateContainer, CreateNetwork, ErrorBody, Exited, Started, Stop};
+use super::types::{Attach, CreateContainer, CreateNetwork, Deny, ErrorBody, Exited, Started, Stop};
 use crate::agent::Agent;
 use crate::problem::{Kind, kind_of};
 
@@ -55,6 +55,7 @@ pub fn router(agent: Arc<Agent>) -> Router {
         .route("/v1/ports", get(ports))
         .route("/v1/flows", get(flows))
         .route("/v1/drops", get(drops))
+        .route("/v1/denied", get(denied).post(deny).delete(allow))
         .route("/v1/counters", get(counters))
         .fallback(|| async {
             Failure(
@@ -259,8 +260,28 @@ async fn flows(State(agent): Shared) -> Answer {
     answer(agent.with_datapath(|datapath| datapath.flows()))
 }
 
-async fn drops(State(agent): Shared) -> Answer {
-    answer(agent.with_datapath(|datapath| datapath.drops()))
+async fn drops(State(agent): Shared, Checked(Query(query)): Checked<Query<ListQuery>>) -> Answer {
+    answer(agent.with_datapath(|datapath| datapath.drops(query.all)))
+}
+
+async fn denied(State(agent): Shared) -> Answer {
+    answer(agent.list_denied())
+}
+
+async fn deny(State(agent): Shared, Body(new): Body<Deny>) -> Answer {
+    to_the_end(async move { agent.deny(new).await }).await
+}
+
+#[derive(Deserialize)]
+struct PrefixQuery {
+    prefix: String,
+}
+
+async fn allow(
+    State(agent): Shared,
+    Checked(Query(query)): Checked<Query<PrefixQuery>>,
+) -> Answer {
+    to_the_end(async move { agent.allow(&query.prefix).await }).await
 }
 
 async fn counters(State(agent): Shared) -> Answer {

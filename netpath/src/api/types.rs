@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::datapath::gate;
 use crate::policy::Policy;
 use crate::publish::{Binding, Opened};
 
@@ -47,6 +48,43 @@ pub struct UplinkStatus {
     pub addr4: Option<Ipv4Addr>,
     /// Source of masqueraded IPv6 packets.
     pub addr6: Option<Ipv6Addr>,
+    /// Where malformed packets and denied sources are dropped.
+    #[serde(default)]
+    pub xdp: gate::Place,
+    /// Why they are not dropped where they should be.
+    #[serde(default)]
+    pub xdp_problem: Option<String>,
+}
+
+/// `POST /v1/denied`
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Deny {
+    /// A prefix, or an address.
+    pub prefix: String,
+    /// Even if it cuts something off.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// Answer to [`Deny`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DenialMade {
+    /// The prefix.
+    pub prefix: String,
+    /// Uplinks that let it in all the same, each with the reason.
+    pub warnings: Vec<String>,
+}
+
+/// A denied prefix.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Denial {
+    /// The prefix.
+    pub prefix: String,
+    /// Packets dropped.
+    pub packets: u64,
+    /// Their bytes, with Ethernet headers.
+    pub bytes: u64,
 }
 
 /// `POST /v1/networks`

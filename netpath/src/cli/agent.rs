@@ -34,6 +34,11 @@ pub struct Args {
     #[arg(long, value_name = "N")]
     spares: Option<usize>,
 
+    /// Where denied sources are dropped: auto, native (in the driver), generic (in the stack)
+    /// or off [default: auto]
+    #[arg(long, value_name = "MODE")]
+    xdp: Option<String>,
+
     /// Let the programs log what they do: error, warn, info, debug or trace [default: off]
     #[arg(long, value_name = "LEVEL")]
     log_datapath: Option<String>,
@@ -87,6 +92,7 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
         max_flows: args.max_flows,
         spares: args.spares,
         log_datapath: args.log_datapath,
+        xdp: args.xdp,
         ..Wishes::default()
     };
     let settings = flags.or(args.folders.wishes(context)?).settings()?;
