@@ -3,7 +3,7 @@
 //! * [`settings`]: what it was started with
 //! * [`lock`]: one agent for one set of folders and one network namespace
 //! * `network`, `container`, `attach`, `stop`: the operations of the API
-//! * `deny`: whom the uplinks do not let in; `monitor`: those who watch; `explain`: what would
+//! * `deny`: whom the uplinks do not let in; `events`: those who watch; `explain`: what would
 //!   become of a packet
 //! * `endpoint`: the kernel state of one container's interface
 //! * `reconcile`: at the start, makes kernel state and the store agree
@@ -21,6 +21,7 @@ mod attach;
 mod container;
 mod deny;
 mod endpoint;
+mod events;
 mod follow;
 pub mod lock;
 mod network;
@@ -54,6 +55,7 @@ use crate::datapath::{Datapath, DatapathOptions, cgroup};
 use crate::netlink::{Netlink, monitor};
 use crate::publish::{EphemeralPorts, Reservation};
 use crate::store::Store;
+use events::Watchers;
 use lock::Locks;
 use settings::Settings;
 use spare::Spares;
@@ -83,6 +85,8 @@ pub struct Agent {
     spares: Spares,
     /// Their gates.
     gates: Mutex<BTreeMap<String, Gate>>,
+    /// Those who watch what happens.
+    watchers: Watchers,
     started: Instant,
     _locks: Locks,
 }
@@ -125,6 +129,7 @@ pub async fn run(settings: Settings) -> Result<()> {
     tokio::spawn(agent.clone().keep_clean());
     tokio::spawn(agent.clone().keep_spares());
     agent.clone().show_programs_log()?;
+    agent.clone().show_events()?;
     {
         // A reader that went away is no reason to end.
         let mut stdout = std::io::stdout();
@@ -212,6 +217,7 @@ impl Agent {
             uplinks: Mutex::new(uplinks),
             spares: Spares::default(),
             gates: Mutex::default(),
+            watchers: Watchers::default(),
             started: Instant::now(),
             _locks: locks,
         });

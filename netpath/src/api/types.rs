@@ -87,6 +87,76 @@ pub struct Denial {
     pub bytes: u64,
 }
 
+/// `GET /v1/events`: what somebody wants to see; empty fields want all. The answer is one
+/// [`EventRow`] a line, as long as the connection lasts.
+#[derive(Clone, Debug, Default)]
+pub struct Watch {
+    /// Drops; without any choice both.
+    pub drops: bool,
+    /// Flows that begin and end.
+    pub flows: bool,
+    /// Protocols.
+    pub proto: Vec<String>,
+    /// Addresses or prefixes.
+    pub addr: Vec<String>,
+    /// Ports.
+    pub port: Vec<u16>,
+    /// A container.
+    pub container: Option<String>,
+    /// Reasons of drops.
+    pub reason: Vec<String>,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EventRow {
+    /// `drop`, `new_flow`, `flow_end`; or `lost`: events that came too fast to be told.
+    pub event: String,
+    /// Milliseconds since 1970.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time: Option<u64>,
+    /// `container`, `uplink`, `gateway` or `xdp`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hook: Option<String>,
+    /// Name of the device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// Why it was dropped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What the reason means.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub meaning: Option<String>,
+    /// `masquerade` or `published`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// State of the flow.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
+    /// Protocol; missing if the packet could not be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proto: Option<String>,
+    /// Source with port, as far as it could be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// Destination with port, as far as it could be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub destination: Option<String>,
+    /// The flow's source after the translation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub translated_source: Option<String>,
+    /// The flow's destination after the translation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub translated_destination: Option<String>,
+    /// Length of the dropped packet with its Ethernet header.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u32>,
+    /// How many events were lost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
+}
+
 /// `POST /v1/networks`
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

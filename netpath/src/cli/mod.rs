@@ -7,6 +7,7 @@ mod doctor;
 mod exec;
 mod inspect;
 mod logs;
+mod monitor;
 mod network;
 mod port;
 mod ps;
@@ -87,6 +88,8 @@ enum Verb {
     Drops(records::Drops),
     /// Drop whatever comes from certain sources before it costs anything
     Deny(deny::Args),
+    /// Show drops and flows as they happen
+    Monitor(monitor::Args),
     /// Show what the datapath counts
     Counters,
     /// Show how the agent is
@@ -233,6 +236,7 @@ fn dispatch(verb: Verb, context: &Context) -> Result<ExitCode> {
         Verb::Flows => records::run("flows", context),
         Verb::Drops(args) => records::drops(&args, context),
         Verb::Deny(args) => deny::run(args, context),
+        Verb::Monitor(args) => monitor::run(&args, context),
         Verb::Counters => records::run("counters", context),
         Verb::Status => status::run(context),
         Verb::Purge(args) => purge::run(args, context),
