@@ -29,6 +29,7 @@ use crate::api::types::{EventRow, Watch};
 use crate::datapath::Datapath;
 use crate::datapath::events::Events;
 use crate::datapath::rows::{name, with_port};
+use crate::netlink::device_name;
 use crate::problem::{invalid, not_found};
 
 /// Events that a watcher may lag behind before it loses some.
@@ -312,7 +313,7 @@ fn row(event: &Event, epoch: u64) -> EventRow {
         event: name(&event.kind),
         time: Some((epoch + event.at) / 1_000_000),
         hook: Some(name(&event.hook)),
-        device: device(event.ifindex),
+        device: device_name(event.ifindex),
         ..EventRow::default()
     };
     if event.known >= Known::Addresses {
@@ -354,18 +355,6 @@ fn named<'a, T: Serialize + 'a>(
     number: u8,
 ) -> Option<String> {
     all.find(|(n, _)| *n == number).map(|(_, value)| name(value))
-}
-
-/// The name of a device; one that is gone by now has none.
-fn device(ifindex: u32) -> Option<String> {
-    let mut text = [0u8; libc::IF_NAMESIZE];
-    // SAFETY: the buffer has the size that the function asks for.
-    let found = unsafe { libc::if_indextoname(ifindex, text.as_mut_ptr().cast()) };
-    if found.is_null() {
-        return None;
-    }
-    let name = text.split(|&byte| byte == 0).next()?;
-    String::from_utf8(name.to_vec()).ok()
 }
 
 /// Nanoseconds between 1970 and the programs' zero.

@@ -22,6 +22,7 @@ mod container;
 mod deny;
 mod endpoint;
 mod events;
+mod explain;
 mod follow;
 pub mod lock;
 mod network;

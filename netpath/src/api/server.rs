@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 
-use super::types::{Attach, CreateContainer, CreateNetwork, Deny, ErrorBody, Exited, Started, Stop, Watch};
+use super::types::{Attach, CreateContainer, CreateNetwork, Deny, ErrorBody, Exited, Explain, Started, Stop, Watch};
 use crate::agent::Agent;
 use crate::problem::{Kind, invalid, kind_of};
 
@@ -59,6 +59,7 @@ pub fn router(agent: Arc<Agent>) -> Router {
         .route("/v1/denied", get(denied).post(deny).delete(allow))
         .route("/v1/counters", get(counters))
         .route("/v1/events", get(events))
+        .route("/v1/explain", post(explain))
         .fallback(|| async {
             Failure(
                 StatusCode::NOT_FOUND,
@@ -284,6 +285,10 @@ async fn allow(
     Checked(Query(query)): Checked<Query<PrefixQuery>>,
 ) -> Answer {
     to_the_end(async move { agent.allow(&query.prefix).await }).await
+}
+
+async fn explain(State(agent): Shared, Body(question): Body<Explain>) -> Answer {
+    answer(agent.explain(question).await)
 }
 
 #[derive(Deserialize)]

@@ -157,6 +157,67 @@ pub struct EventRow {
     pub count: Option<u64>,
 }
 
+/// `POST /v1/explain`: what would become of a packet?
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Explain {
+    /// Who sends: a container, an address, or `host`.
+    pub source: String,
+    /// Whom it dials: a container or an address.
+    pub destination: String,
+    /// `tcp:PORT`, `udp:PORT`, `icmp`, or a number.
+    pub proto: String,
+    /// The packet's source address, if it is not the sender's own.
+    #[serde(default)]
+    pub source_address: Option<IpAddr>,
+    /// The packet's source port or echo identifier; without, one of a new connection.
+    #[serde(default)]
+    pub source_port: Option<u16>,
+}
+
+/// Answer to [`Explain`].
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Explanation {
+    /// The packet's source address.
+    pub source: String,
+    /// The packet's destination address.
+    pub destination: String,
+    /// As it was asked.
+    pub proto: String,
+    /// What is decided where.
+    pub steps: Vec<Step>,
+    /// `delivered` (to a container), `sent` (out of an uplink), `host` (to the host's stack),
+    /// `local` (never leaves the container) or `dropped`.
+    pub verdict: String,
+    /// The verdict in words.
+    pub text: String,
+    /// The reason of a drop, as in `netpath drops`.
+    pub reason: Option<String>,
+    /// The way out, where there is one.
+    pub hint: Option<String>,
+    /// The container that gets it.
+    pub to_container: Option<String>,
+    /// The device by which it goes there.
+    pub to_device: Option<String>,
+    /// Source after the translation, if that is another.
+    pub translated_source: Option<String>,
+    /// Destination after the translation, if that is another.
+    pub translated_destination: Option<String>,
+    /// What will become of the answers.
+    pub warnings: Vec<String>,
+}
+
+/// A step of an [`Explanation`].
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Step {
+    /// The program, or what else decides.
+    pub hook: String,
+    /// The device at which it does.
+    pub device: Option<String>,
+    /// What it finds.
+    pub text: String,
+}
+
 /// `POST /v1/networks`
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

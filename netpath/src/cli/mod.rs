@@ -5,6 +5,7 @@ mod attach;
 mod deny;
 mod doctor;
 mod exec;
+mod explain;
 mod inspect;
 mod logs;
 mod monitor;
@@ -88,6 +89,8 @@ enum Verb {
     Drops(records::Drops),
     /// Drop whatever comes from certain sources before it costs anything
     Deny(deny::Args),
+    /// Tell what would become of a packet, and why
+    Explain(explain::Args),
     /// Show drops and flows as they happen
     Monitor(monitor::Args),
     /// Show what the datapath counts
@@ -236,6 +239,7 @@ fn dispatch(verb: Verb, context: &Context) -> Result<ExitCode> {
         Verb::Flows => records::run("flows", context),
         Verb::Drops(args) => records::drops(&args, context),
         Verb::Deny(args) => deny::run(args, context),
+        Verb::Explain(args) => explain::run(args, context),
         Verb::Monitor(args) => monitor::run(&args, context),
         Verb::Counters => records::run("counters", context),
         Verb::Status => status::run(context),

@@ -10,10 +10,10 @@ use anyhow::{Context as _, Result};
 use aya::programs::TcAttachType;
 use aya::programs::links::{FdLink, LinkOrder, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
-use nix::libc;
 
 use super::load::Programs;
 use super::{cgroup, link};
+use crate::netlink::device_name;
 
 /// A place where a program is attached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -108,7 +108,8 @@ pub fn attach(programs: &mut Programs, bpffs: &Path, hook: Hook, ifindex: u32) -
         // Its device is gone, and another has got the number.
         link::remove(&pin)?;
     }
-    let device = device_name(ifindex)?;
+    let device = device_name(ifindex)
+        .with_context(|| format!("no device has the number {ifindex}"))?;
     let options = TcAttachOptions::TcxOrder(LinkOrder::default());
     let id = program
         .attach_with_options(&device, direction, options)
@@ -168,22 +169,6 @@ fn parse(name: &str) -> Option<(Hook, u32)> {
     let (hook, ifindex) = name.split_once('-')?;
     let hook = Hook::ALL.into_iter().find(|h| h.name() == hook)?;
     Some((hook, ifindex.parse().ok()?))
-}
-
-/// The device's name in the caller's network namespace.
-fn device_name(ifindex: u32) -> Result<String> {
-    let mut name = [0u8; libc::IF_NAMESIZE];
-    // SAFETY: the buffer has the size that the function asks for.
-    let found = unsafe { libc::if_indextoname(ifindex, name.as_mut_ptr().cast()) };
-    if found.is_null() {
-        let error = std::io::Error::last_os_error();
-        return Err(error).with_context(|| format!("no device has the number {ifindex}"));
-    }
-    let end = name
-        .iter()
-        .position(|&byte| byte == 0)
-        .unwrap_or(name.len());
-    Ok(String::from_utf8_lossy(&name[..end]).into_owned())
 }
 
 #[cfg(test)]

@@ -94,6 +94,11 @@ impl Datapath {
         })
     }
 
+    /// The folder of the pins.
+    pub fn pins(&self) -> &Path {
+        &self.bpffs
+    }
+
     /// The programs, for tests and measurements that run them by hand.
     pub fn programs(&mut self) -> &mut Programs {
         &mut self.programs

@@ -2,6 +2,7 @@
 
 use std::os::fd::AsRawFd as _;
 
+use super::device_name;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 const SIOCETHTOOL: libc::c_ulong = 0x8946;
@@ -42,11 +43,9 @@ pub fn driver(ifindex: u32) -> Option<String> {
         data: &raw mut info,
         rest: [0; 16],
     };
-    // SAFETY: the buffer has the size that the function asks for.
-    let found = unsafe { libc::if_indextoname(ifindex, request.name.as_mut_ptr().cast()) };
-    if found.is_null() {
-        return None;
-    }
+    // Shorter than the field: the kernel's names end with a zero.
+    let name = device_name(ifindex)?;
+    request.name.get_mut(..name.len())?.copy_from_slice(name.as_bytes());
     // SAFETY: request and record have the kernel's layout and live through the call.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL as _, &raw mut request) };
     if result != 0 {
