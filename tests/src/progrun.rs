@@ -151,6 +151,8 @@ pub enum At {
     Uplink,
     /// The first network's gateway device; whether the packet is forwarded for somebody.
     Gateway(bool),
+    /// The uplink, before the stack.
+    Xdp,
 }
 
 impl At {
@@ -160,6 +162,7 @@ impl At {
             Self::Beyond(_) => ("container", "np_beyond"),
             Self::Uplink => ("uplink", "np_uplink"),
             Self::Gateway(_) => ("gateway", "np_gateway"),
+            Self::Xdp => ("xdp", "np_xdp"),
         }
     }
 }
@@ -500,6 +503,7 @@ impl Host {
     /// Runs a hook's program on a frame and checks nothing.
     pub fn run_raw(&mut self, at: At, frame: &[u8]) -> (Action, Vec<u8>) {
         let (ifindex, ingress) = match at {
+            At::Xdp => return self.run_xdp(frame),
             At::Container(i) | At::Beyond(i) => (self.veths[i], self.veths[i]),
             At::Uplink => (self.uplink, self.uplink),
             At::Gateway(true) => (self.gateways[0], self.uplink),
@@ -524,6 +528,26 @@ impl Host {
         let result = program.test_run(options).expect("the program runs");
         out.truncate(result.data_size_out as usize);
         (Action::of(result.return_value), out)
+    }
+
+    /// As [`Self::run_raw`], for a program that takes another context. Ours needs nothing of it.
+    fn run_xdp(&mut self, frame: &[u8]) -> (Action, Vec<u8>) {
+        let mut out = vec![0; frame.len() + 64];
+        let program = self.datapath.programs().xdp().expect("the program");
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            ..TestRunOptions::new()
+        };
+        let result = program.test_run(options).expect("the program runs");
+        out.truncate(result.data_size_out as usize);
+        // XDP_DROP and XDP_PASS.
+        let action = match result.return_value {
+            1 => Action::Drop,
+            2 => Action::Pass,
+            other => panic!("the program returned {other}"),
+        };
+        (action, out)
     }
 
     /// Drops at a hook so far, by reason.
