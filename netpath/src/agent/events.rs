@@ -21,7 +21,7 @@ use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
 use super::Agent;
@@ -39,17 +39,11 @@ const PIECE: usize = 256;
 /// Watchers at a time: each takes the agent's time for each event.
 const MAX_WATCHERS: usize = 32;
 
-/// What everybody who watches is told.
-#[derive(Clone, Copy)]
-enum Told {
-    Event(Event),
-    /// So many events more could not be told.
-    Lost(u64),
-}
-
 /// Those who watch.
 pub(super) struct Watchers {
-    told: broadcast::Sender<Told>,
+    told: broadcast::Sender<Event>,
+    /// How many events the programs could not tell, in all.
+    lost: watch::Sender<u64>,
     /// What each of them wants, by number.
     wants: std::sync::Mutex<HashMap<u64, u32>>,
 }
@@ -58,6 +52,7 @@ impl Default for Watchers {
     fn default() -> Self {
         Self {
             told: broadcast::Sender::new(BACKLOG),
+            lost: watch::Sender::new(0),
             wants: std::sync::Mutex::default(),
         }
     }
@@ -85,7 +80,10 @@ struct Place {
 struct Watcher {
     agent: Arc<Agent>,
     number: u64,
-    told: broadcast::Receiver<Told>,
+    told: broadcast::Receiver<Event>,
+    lost: watch::Receiver<u64>,
+    /// How many of these it knows of.
+    lost_before: u64,
     filter: Filter,
     /// Nanoseconds between boot and 1970.
     epoch: u64,
@@ -110,11 +108,11 @@ impl Agent {
     fn pass_on(&self, events: &mut Events) {
         // Whether anybody hears it makes no difference here.
         while let Some(event) = events.next() {
-            let _ = self.watchers.told.send(Told::Event(event));
+            let _ = self.watchers.told.send(event);
         }
         let lost = events.lost();
         if lost > 0 {
-            let _ = self.watchers.told.send(Told::Lost(lost));
+            self.watchers.lost.send_modify(|all| *all += lost);
         }
     }
 
@@ -125,9 +123,9 @@ impl Agent {
     /// A wish that makes no sense, or too many watch already.
     pub fn monitor(
         self: &Arc<Self>,
-        watch: &Watch,
+        wish: &Watch,
     ) -> Result<impl Stream<Item = Result<Bytes>> + Send + use<>> {
-        let filter = self.filter(watch)?;
+        let filter = self.filter(wish)?;
         let epoch = epoch()?;
         let number = {
             let mut wants = self.watchers.wants();
@@ -140,10 +138,14 @@ impl Agent {
             wants.insert(number, filter.kinds);
             number
         };
+        let mut lost = self.watchers.lost.subscribe();
+        let lost_before = *lost.borrow_and_update();
         let watcher = Watcher {
             agent: self.clone(),
             number,
             told: self.watchers.told.subscribe(),
+            lost,
+            lost_before,
             filter,
             epoch,
         };
@@ -163,15 +165,15 @@ impl Agent {
         })
     }
 
-    fn filter(&self, watch: &Watch) -> Result<Filter> {
-        let reasons = watch.reason.iter().map(|name| reason(name));
+    fn filter(&self, wish: &Watch) -> Result<Filter> {
+        let reasons = wish.reason.iter().map(|name| reason(name));
         let reasons = reasons.collect::<Result<Vec<u8>>>()?;
-        let protos = watch.proto.iter().map(|name| proto(name));
+        let protos = wish.proto.iter().map(|name| proto(name));
         let protos = protos.collect::<Result<Vec<Vec<u8>>>>()?.concat();
-        let addresses = watch.addr.iter().map(|text| prefix(text));
-        let container = watch.container.as_deref();
+        let addresses = wish.addr.iter().map(|text| prefix(text));
+        let container = wish.container.as_deref();
         // A reason is one of a drop.
-        let (drops, flows) = match (watch.drops, watch.flows) {
+        let (drops, flows) = match (wish.drops, wish.flows) {
             (false, false) => (true, reasons.is_empty()),
             chosen => chosen,
         };
@@ -183,7 +185,7 @@ impl Agent {
             kinds,
             protos,
             addresses: addresses.collect::<Result<_>>()?,
-            ports: watch.port.clone(),
+            ports: wish.port.clone(),
             reasons,
             container: container.map(|name| self.place(name)).transpose()?,
         })
@@ -228,37 +230,52 @@ impl Watcher {
     async fn piece(&mut self) -> Option<Bytes> {
         let mut text = String::new();
         while text.is_empty() {
-            match self.told.recv().await {
-                Ok(told) => self.write(told, &mut text),
-                Err(RecvError::Lagged(lost)) => self.write(Told::Lost(lost), &mut text),
-                Err(RecvError::Closed) => return None,
+            tokio::select! {
+                told = self.told.recv() => match told {
+                    Ok(event) => self.write(&event, &mut text),
+                    Err(RecvError::Lagged(lost)) => write_lost(lost, &mut text),
+                    Err(RecvError::Closed) => return None,
+                },
+                _ = self.lost.changed() => {}
             }
             for _ in 0..PIECE {
                 match self.told.try_recv() {
-                    Ok(told) => self.write(told, &mut text),
-                    Err(TryRecvError::Lagged(lost)) => self.write(Told::Lost(lost), &mut text),
+                    Ok(event) => self.write(&event, &mut text),
+                    Err(TryRecvError::Lagged(lost)) => write_lost(lost, &mut text),
                     Err(TryRecvError::Empty | TryRecvError::Closed) => break,
                 }
+            }
+            let lost = *self.lost.borrow_and_update();
+            if lost > self.lost_before {
+                write_lost(lost - self.lost_before, &mut text);
+                self.lost_before = lost;
             }
         }
         Some(text.into())
     }
 
-    fn write(&self, told: Told, text: &mut String) {
-        let row = match told {
-            Told::Event(event) if !self.filter.lets_through(&event) => return,
-            Told::Event(event) => row(&event, self.epoch),
-            Told::Lost(count) => EventRow {
-                event: "lost".into(),
-                count: Some(count),
-                ..EventRow::default()
-            },
-        };
-        // Plain data: it has a form in JSON.
-        if let Ok(line) = serde_json::to_string(&row) {
-            text.push_str(&line);
-            text.push('\n');
+    fn write(&self, event: &Event, text: &mut String) {
+        if self.filter.lets_through(event) {
+            write_row(&row(event, self.epoch), text);
         }
+    }
+}
+
+/// Nobody knows what was lost, so that everybody is told.
+fn write_lost(count: u64, text: &mut String) {
+    let row = EventRow {
+        event: "lost".into(),
+        count: Some(count),
+        ..EventRow::default()
+    };
+    write_row(&row, text);
+}
+
+fn write_row(row: &EventRow, text: &mut String) {
+    // Plain data: it has a form in JSON.
+    if let Ok(line) = serde_json::to_string(row) {
+        text.push_str(&line);
+        text.push('\n');
     }
 }
 
