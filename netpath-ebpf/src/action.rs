@@ -340,7 +340,8 @@ pub fn finish(kernel: &Kernel<'_>, result: Result<Outcome, DropReason>) -> i32 {
 fn count_drop(kernel: &Kernel<'_>, reason: DropReason, len: u32) {
     add_drop(reason, kernel.hook, len);
     if event::wanted(wanted::DROPS) {
-        let linear = Linear::of(kernel.ctx, HEADERS_V6);
+        // As it is: `np_container` must stay a program that only reads.
+        let linear = Linear::as_is(kernel.ctx);
         event::drop(kernel.hook, reason, kernel.ifindex(), &linear);
     }
     debug!(
