@@ -68,7 +68,11 @@ fn denied_sources_are_dropped_before_the_stack() {
             let prefix = format!("{out}/{bits}");
             assert!(hits(&lab, &prefix) > 0, "{mode}");
             let drops = lab.json(&["drops"]);
-            let row = drops.as_array().unwrap().iter().find(|row| row["hook"] == "xdp");
+            let row = drops
+                .as_array()
+                .unwrap()
+                .iter()
+                .find(|row| row["hook"] == "xdp");
             assert_eq!(row.unwrap()["reason"], "denied_source", "{drops}");
             lab.netpath(&["deny", "rm", &prefix]).ok();
             eventually("it is let in again", || reaches(&lab, host));
@@ -89,14 +93,33 @@ fn what_is_denied_stays_denied_without_an_agent_and_with_the_next() {
     lab.start_agent();
     assert_eq!(place(&lab), "generic");
     let list = lab.json(&["deny", "ls"]);
-    let prefixes: Vec<&Value> = list.as_array().unwrap().iter().map(|r| &r["prefix"]).collect();
-    assert_eq!(prefixes, [&format!("{OUT4}/32"), "203.0.113.0/24", "2001:db8:bad::/48"]);
+    let prefixes: Vec<&Value> = list
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|r| &r["prefix"])
+        .collect();
+    assert_eq!(
+        prefixes,
+        [&format!("{OUT4}/32"), "203.0.113.0/24", "2001:db8:bad::/48"]
+    );
     assert!(hits(&lab, &format!("{OUT4}/32")) > 1, "the counters go on");
     assert!(!reaches(&lab, HOST4));
+    // Without XDP it is known, and not in force.
+    lab.stop_agent();
+    lab.agent_options(&["--xdp", "off"]);
+    lab.start_agent();
+    assert!(gate(&lab).1.unwrap().contains("--xdp off"));
+    assert!(reaches(&lab, HOST4));
+    lab.stop_agent();
+    lab.agent_options(&[]);
+    lab.start_agent();
     // An uplink that comes back has its gate again.
     lab.host(&["ip", "link", "del", UPLINK]).ok();
     lab.replug();
-    eventually("the gate is there", || attached(&lab) && place(&lab) == "generic");
+    eventually("the gate is there", || {
+        attached(&lab) && place(&lab) == "generic"
+    });
     assert!(!reaches(&lab, HOST4));
     lab.purge().ok();
     assert!(!attached(&lab));
@@ -114,7 +137,11 @@ fn the_next_agent_takes_the_gate_over_or_moves_it() {
     lab.kill_agent();
     lab.start_agent();
     assert_ne!(program(&lab), before, "the new agent's own program");
-    for (mode, expected) in [("generic", "generic"), ("auto", "off"), ("native", "native")] {
+    for (mode, expected) in [
+        ("generic", "generic"),
+        ("auto", "off"),
+        ("native", "native"),
+    ] {
         lab.stop_agent();
         lab.agent_options(&["--xdp", mode]);
         lab.start_agent();
@@ -125,6 +152,7 @@ fn the_next_agent_takes_the_gate_over_or_moves_it() {
     lab.agent_options(&["--xdp", "off"]);
     lab.start_agent();
     assert!(!attached(&lab));
+    assert_eq!(gate(&lab), ("off".to_owned(), None));
     let refused = lab.netpath(&["deny", "add", "203.0.113.0/24"]).refused();
     assert!(refused.contains("--xdp off"), "{refused}");
 }
@@ -159,11 +187,20 @@ fn an_uplink_without_xdp_is_used_all_the_same() {
     // Native XDP on a veth wants as many queues as the other end sends by.
     let mut command = Command::new("ip");
     command.args(["link", "add", UPLINK, "netns", lab.host_namespace()]);
-    command.args(["numrxqueues", "1", "numtxqueues", "1", "type", "veth", "peer"]);
+    command.args([
+        "numrxqueues",
+        "1",
+        "numtxqueues",
+        "1",
+        "type",
+        "veth",
+        "peer",
+    ]);
     command.args(["name", "eth0", "netns", &outside.replace("/run/netns/", "")]);
     command.args(["numrxqueues", "4", "numtxqueues", "4"]);
     run(command).ok();
-    lab.host(&["ip", "addr", "add", "192.0.2.1/24", "dev", UPLINK]).ok();
+    lab.host(&["ip", "addr", "add", "192.0.2.1/24", "dev", UPLINK])
+        .ok();
     lab.host(&["ip", "link", "set", UPLINK, "up"]).ok();
     lab.agent_options(&["--xdp", "native"]);
     lab.start_agent();
@@ -224,8 +261,10 @@ fn all_reasons_of_drops_are_named() {
         assert_eq!((&row["packets"], &row["hook"]), (&json!(0), &json!("any")));
         assert!(row["meaning"].as_str().is_some_and(|text| !text.is_empty()));
     }
-    let names: std::collections::HashSet<&str> =
-        all.iter().map(|row| row["reason"].as_str().unwrap()).collect();
+    let names: std::collections::HashSet<&str> = all
+        .iter()
+        .map(|row| row["reason"].as_str().unwrap())
+        .collect();
     assert_eq!(names.len(), all.len(), "each once");
     assert_eq!(names.len(), netpath_common::reason::DropReason::ALL.len());
     let text = lab.netpath(&["drops", "--all"]).ok();

@@ -78,7 +78,8 @@ fn lab(options: &[&str]) -> Lab {
     lab.run("other", &["--network", "red"], &["sleep", "600"]);
     lab.serve_outside(&["python3", &server, "9000"]);
     for subnet in ["10.88.0.0/24", "10.89.0.0/24"] {
-        lab.outside(&["ip", "route", "add", subnet, "via", HOST4]).ok();
+        lab.outside(&["ip", "route", "add", subnet, "via", HOST4])
+            .ok();
     }
     for subnet in ["fd88::/64", "fd89::/64"] {
         lab.outside(&["ip", "-6", "route", "add", subnet, "via", HOST6])
@@ -140,7 +141,10 @@ fn holds(lab: &Lab, from: &str, to: &str, proto: &str, verdict: &str) -> Value {
     let case = format!("{from} -> {to} {proto}: {answer:#}");
     let after = (lab.json(&["flows"]), lab.json(&["drops"]));
     let flows = |all: &Value| all.as_array().map(Vec::len);
-    assert!(flows(&after.0) <= flows(&before.0), "a flow was made: {case}");
+    assert!(
+        flows(&after.0) <= flows(&before.0),
+        "a flow was made: {case}"
+    );
     assert!(!answer["steps"].as_array().unwrap().is_empty(), "{case}");
     let (word, port) = proto.split_once(':').unwrap_or((proto, "0"));
     let expected = verdict.split(' ').next().unwrap();
@@ -155,7 +159,10 @@ fn holds(lab: &Lab, from: &str, to: &str, proto: &str, verdict: &str) -> Value {
         }
         Some(("delivered", container)) => {
             assert_eq!(answer["to_container"], container, "{case}");
-            assert!(!real(lab, from, &[word, to, port]).contains("Error"), "{case}");
+            assert!(
+                !real(lab, from, &[word, to, port]).contains("Error"),
+                "{case}"
+            );
         }
         _ => {
             let said = real(lab, from, &[word, to, port]);
@@ -183,7 +190,10 @@ fn what_is_explained_is_what_happens() {
         let sent = holds(&lab, "client", out, "tcp:9000", "sent");
         let seen = real(&lab, "client", &["tcp", out, "9000"]);
         let source = sent["translated_source"].as_str().unwrap();
-        assert!(source.trim_start_matches('[').starts_with(&seen), "{seen} {source}");
+        assert!(
+            source.trim_start_matches('[').starts_with(&seen),
+            "{seen} {source}"
+        );
         holds(&lab, "client", out, "udp:9000", "sent");
         holds(&lab, "client", out, "47", "dropped unsupported_protocol");
         holds(&lab, "client", unrouted, "tcp:80", "dropped no_route");
@@ -198,6 +208,14 @@ fn what_is_explained_is_what_happens() {
         let own = holds(&lab, "host", loopback, "tcp:8080", "delivered web");
         assert!(own["translated_destination"].is_string(), "{own}");
         holds(&lab, "host", loopback, "udp:8080", "delivered web");
+        holds(&lab, "host", host, "tcp:8080", "delivered web");
+        let bound = ["host", loopback, "tcp:8080", "--source", loopback];
+        assert_eq!(explain(&lab, &bound)["verdict"], "host");
+        let said = real(&lab, "host", &["tcp", loopback, "8080", loopback]);
+        assert_eq!(said, "ConnectionRefusedError");
+        assert_eq!(explain(&lab, &["client", out, "icmp"])["verdict"], "sent");
+        lab.exec("client", &["ping", "-c", "1", "-W", "5", out])
+            .ok();
         holds(&lab, "host", &web, "tcp:80", "delivered web");
         holds(&lab, "host", out, "tcp:9000", "host");
     }
@@ -242,13 +260,19 @@ fn a_known_flow_is_explained() {
     lab.exec("client", &["python3", "-c", send]).ok();
     let flow = lab.json(&["flows"])[0].clone();
     let answer = explain(&lab, &["client", OUT4, "udp:9000", "--source-port", "5555"]);
-    assert!(answer["steps"].to_string().contains("a known flow"), "{answer}");
+    assert!(
+        answer["steps"].to_string().contains("a known flow"),
+        "{answer}"
+    );
     assert_eq!(answer["translated_source"], flow["translated_source"]);
     assert_eq!(lab.json(&["flows"])[0]["packets"], flow["packets"]);
     // What never leaves the container.
     let own = lab.address("client", false);
     for dst in ["127.0.0.1", &own] {
-        assert_eq!(explain(&lab, &["client", dst, "tcp:80"])["verdict"], "local");
+        assert_eq!(
+            explain(&lab, &["client", dst, "tcp:80"])["verdict"],
+            "local"
+        );
     }
     // For people.
     let text = lab.netpath(&["explain", "client", "other", "tcp:80"]).ok();

@@ -76,7 +76,9 @@ impl Watcher {
         let text = fs::read_to_string(&self.out).unwrap();
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
         let lines = whole.lines();
-        lines.map(|line| serde_json::from_str(line).unwrap()).collect()
+        lines
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
     }
 
     /// Waits for an event with these fields.
@@ -140,9 +142,16 @@ fn drops_and_flows_are_told_as_they_happen() {
         ]);
         let source = drop["source"].as_str().unwrap();
         assert!(source.trim_start_matches('[').starts_with(&one), "{drop}");
-        assert!(drop["device"].as_str().unwrap().starts_with("npv"), "{drop}");
+        assert!(
+            drop["device"].as_str().unwrap().starts_with("npv"),
+            "{drop}"
+        );
         // Ethernet, IP, UDP, and a byte.
-        assert_eq!(drop["bytes"], 14 + if v6 { 40 } else { 20 } + 8 + 1, "{drop}");
+        assert_eq!(
+            drop["bytes"],
+            14 + if v6 { 40 } else { 20 } + 8 + 1,
+            "{drop}"
+        );
 
         send(&lab, "one", out, 9000, 1);
         let flow = watcher.sees(&[
@@ -263,7 +272,10 @@ fn watching_ends_with_its_reader_and_with_the_agent() {
     lab.stop_agent();
     let ended = finish(watcher);
     assert_ne!(ended.code, Some(0));
-    assert!(ended.stderr.contains("the agent closed the connection"), "{ended:?}");
+    assert!(
+        ended.stderr.contains("the agent closed the connection"),
+        "{ended:?}"
+    );
     // Killed agents cannot tidy up; the next one begins anew.
     lab.start_agent();
     let watcher = Watcher::new(&lab, "killed", &[]);

@@ -147,7 +147,9 @@ impl Agent {
             .iter()
             .filter_map(|(name, gate)| {
                 let problem = gate.problem.as_ref()?;
-                Some(format!("uplink {name} lets them in all the same: {problem}"))
+                Some(format!(
+                    "uplink {name} lets them in all the same: {problem}"
+                ))
             })
             .collect()
     }
@@ -162,7 +164,10 @@ impl Agent {
                 .filter(|address| address.is_global)
                 .map(|address| address.ip)
                 .collect(),
-            gateways: routes.into_iter().flat_map(|route| route.gateways).collect(),
+            gateways: routes
+                .into_iter()
+                .flat_map(|route| route.gateways)
+                .collect(),
             subnets: networks
                 .into_iter()
                 .flat_map(|network| {
@@ -278,7 +283,10 @@ mod tests {
         ] {
             let found = important.lost_with(prefix.parse().unwrap());
             match lost {
-                Some(part) => assert!(found.as_ref().is_some_and(|f| f.contains(part)), "{found:?}"),
+                Some(part) => assert!(
+                    found.as_ref().is_some_and(|f| f.contains(part)),
+                    "{found:?}"
+                ),
                 None => assert_eq!(found, None),
             }
         }

@@ -21,8 +21,8 @@ use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{broadcast, watch};
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+use tokio::sync::{broadcast, watch};
 
 use super::Agent;
 use crate::api::types::{EventRow, Watch};
@@ -98,22 +98,33 @@ impl Agent {
             .context("cannot wait for events")?;
         tokio::spawn(async move {
             while let Ok(mut guard) = events.readable_mut().await {
-                self.pass_on(guard.get_inner_mut());
-                guard.clear_ready();
+                if self.pass_on(guard.get_inner_mut()) {
+                    guard.clear_ready();
+                } else {
+                    // A flood must not have this thread for itself.
+                    drop(guard);
+                    tokio::task::yield_now().await;
+                }
             }
         });
         Ok(())
     }
 
-    fn pass_on(&self, events: &mut Events) {
-        // Whether anybody hears it makes no difference here.
-        while let Some(event) = events.next() {
+    /// Passes on what there is; false if there may be more.
+    fn pass_on(&self, events: &mut Events) -> bool {
+        let mut passed = 0;
+        while passed < BACKLOG
+            && let Some(event) = events.take()
+        {
+            // Whether anybody hears it makes no difference here.
             let _ = self.watchers.told.send(event);
+            passed += 1;
         }
         let lost = events.lost();
         if lost > 0 {
             self.watchers.lost.send_modify(|all| *all += lost);
         }
+        passed < BACKLOG
     }
 
     /// Drops and flows as they happen, each a line of JSON ([`EventRow`]), until the reader has
@@ -160,7 +171,11 @@ impl Agent {
     fn tell_programs(&self) -> Result<()> {
         self.with_datapath(|datapath| {
             // Read under the datapath's lock: the last to write knows of all.
-            let all = self.watchers.wants().values().fold(0, |all, wants| all | wants);
+            let all = self
+                .watchers
+                .wants()
+                .values()
+                .fold(0, |all, wants| all | wants);
             datapath.watch(all)
         })
     }
@@ -178,7 +193,9 @@ impl Agent {
             chosen => chosen,
         };
         if flows && !reasons.is_empty() {
-            return Err(invalid("flows have no reason, name --reason without --flows"));
+            return Err(invalid(
+                "flows have no reason, name --reason without --flows",
+            ));
         }
         let kinds = u32::from(drops) * wanted::DROPS + u32::from(flows) * wanted::FLOWS;
         Ok(Filter {
@@ -193,9 +210,9 @@ impl Agent {
 
     fn place(&self, name: &str) -> Result<Place> {
         let record = self.store.container(name)?;
-        let endpoint = record.endpoint.ok_or_else(|| {
-            not_found(format!("container {name} has no network, it has ended"))
-        })?;
+        let endpoint = record
+            .endpoint
+            .ok_or_else(|| not_found(format!("container {name} has no network, it has ended")))?;
         let link_local = endpoint.link_local().map(IpAddr::V6);
         Ok(Place {
             ifindex: endpoint.ifindex,
@@ -319,7 +336,12 @@ fn seen(event: &Event) -> (Vec<IpAddr>, Vec<u16>) {
         addresses.extend([before.src, before.dst, after.src, after.dst].map(|a| a.to_ip()));
     }
     if event.known >= Known::Ports {
-        ports.extend([before.src_port, before.dst_port, after.src_port, after.dst_port]);
+        ports.extend([
+            before.src_port,
+            before.dst_port,
+            after.src_port,
+            after.dst_port,
+        ]);
     }
     (addresses, ports)
 }
@@ -359,7 +381,10 @@ fn row(event: &Event, epoch: u64) -> EventRow {
         _ => (event.rewritten.reply(0), event.tuple.reply(0)),
     };
     row.kind = named(FlowKind::ALL.iter().map(|k| (*k as u8, k)), event.flow_kind);
-    row.state = named(FlowState::ALL.iter().map(|s| (*s as u8, s)), event.flow_state);
+    row.state = named(
+        FlowState::ALL.iter().map(|s| (*s as u8, s)),
+        event.flow_state,
+    );
     row.source = Some(with_port(&first.src, first.src_port));
     row.destination = Some(with_port(&first.dst, first.dst_port));
     row.translated_source = Some(with_port(&then.src, then.src_port));
@@ -371,7 +396,8 @@ fn named<'a, T: Serialize + 'a>(
     mut all: impl Iterator<Item = (u8, &'a T)>,
     number: u8,
 ) -> Option<String> {
-    all.find(|(n, _)| *n == number).map(|(_, value)| name(value))
+    all.find(|(n, _)| *n == number)
+        .map(|(_, value)| name(value))
 }
 
 /// Nanoseconds between 1970 and the programs' zero.

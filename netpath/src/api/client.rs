@@ -156,12 +156,7 @@ impl Client {
         Ok((status, body.to_bytes()))
     }
 
-    async fn request(
-        &self,
-        method: Method,
-        path: &str,
-        body: Bytes,
-    ) -> Result<Response<Incoming>> {
+    async fn request(&self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| {
             anyhow!(
                 "cannot reach the agent at {}: {}; start it with \"netpath agent\"",

@@ -7,8 +7,8 @@ use anyhow::{Result, anyhow};
 use axum::body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query, Request, State};
-use axum::http::{StatusCode, header};
 use axum::http::request::Parts;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -16,7 +16,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 
-use super::types::{Attach, CreateContainer, CreateNetwork, Deny, ErrorBody, Exited, Explain, Started, Stop, Watch};
+use super::types::{
+    Attach, CreateContainer, CreateNetwork, Deny, ErrorBody, Exited, Explain, Started, Stop, Watch,
+};
 use crate::agent::Agent;
 use crate::problem::{Kind, invalid, kind_of};
 
@@ -280,10 +282,7 @@ struct PrefixQuery {
     prefix: String,
 }
 
-async fn allow(
-    State(agent): Shared,
-    Checked(Query(query)): Checked<Query<PrefixQuery>>,
-) -> Answer {
+async fn allow(State(agent): Shared, Checked(Query(query)): Checked<Query<PrefixQuery>>) -> Answer {
     to_the_end(async move { agent.allow(&query.prefix).await }).await
 }
 

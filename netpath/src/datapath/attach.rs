@@ -108,8 +108,8 @@ pub fn attach(programs: &mut Programs, bpffs: &Path, hook: Hook, ifindex: u32) -
         // Its device is gone, and another has got the number.
         link::remove(&pin)?;
     }
-    let device = device_name(ifindex)
-        .with_context(|| format!("no device has the number {ifindex}"))?;
+    let device =
+        device_name(ifindex).with_context(|| format!("no device has the number {ifindex}"))?;
     let options = TcAttachOptions::TcxOrder(LinkOrder::default());
     let id = program
         .attach_with_options(&device, direction, options)

@@ -18,7 +18,7 @@ pub struct Events {
 
 impl Events {
     /// The next event, if there is one; else wait until the descriptor is readable.
-    pub fn next(&mut self) -> Option<Event> {
+    pub fn take(&mut self) -> Option<Event> {
         loop {
             let item = self.ring.next()?;
             if item.len() >= size_of::<Event>() {

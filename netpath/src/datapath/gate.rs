@@ -120,7 +120,8 @@ impl Datapath {
                 (false, false) => &[],
             },
         };
-        let mut problem = None;
+        let off = wish == Wish::Off && needed;
+        let mut problem = off.then(|| "switched off by --xdp off".to_owned());
         for &place in places {
             match self.try_gate(ifindex, place) {
                 Ok(()) => {

@@ -55,7 +55,10 @@ pub fn update(link: &OwnedFd, program: BorrowedFd<'_>) -> io::Result<()> {
 pub fn pin(link: &OwnedFd, pin: &Path) -> io::Result<()> {
     let path = CString::new(pin.as_os_str().as_bytes())?;
     // Members `pathname`; `bpf_fd` in the first half, `file_flags` (0) in the second.
-    let mut attr = [path.as_ptr() as u64, u64::from_ne_bytes(halves(link.as_raw_fd()))];
+    let mut attr = [
+        path.as_ptr() as u64,
+        u64::from_ne_bytes(halves(link.as_raw_fd())),
+    ];
     bpf(BPF_OBJ_PIN, &mut attr).map(drop)
 }
 
@@ -69,12 +72,7 @@ fn halves(first: i32) -> [u8; 8] {
 pub fn create_xdp(program: BorrowedFd<'_>, ifindex: u32, flags: u32) -> io::Result<OwnedFd> {
     const BPF_XDP: u32 = 37;
     // Members `prog_fd`, `target_ifindex`, `attach_type`, `flags`.
-    let mut attr = [
-        program.as_raw_fd().cast_unsigned(),
-        ifindex,
-        BPF_XDP,
-        flags,
-    ];
+    let mut attr = [program.as_raw_fd().cast_unsigned(), ifindex, BPF_XDP, flags];
     let fd = bpf(BPF_LINK_CREATE, &mut attr)?;
     // SAFETY: the descriptor is new and nobody else's.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })

@@ -122,7 +122,11 @@ impl Datapath {
     /// # Errors
     /// If the map cannot be read.
     pub fn network_behind(&self, gateway: u32) -> Result<Option<u16>> {
-        Ok(self.tables.networks.get(&gateway)?.map(|network| network.id))
+        Ok(self
+            .tables
+            .networks
+            .get(&gateway)?
+            .map(|network| network.id))
     }
 }
 
@@ -153,15 +157,21 @@ impl Env for Live<'_> {
     }
 
     fn endpoints(&self) -> impl Table<EndpointKey, Endpoint> {
-        Told(&self.datapath.tables.endpoints, |key: &EndpointKey, value: &Endpoint| {
-            self.note(Asked::Endpoint(key.addr, value.ifindex));
-        })
+        Told(
+            &self.datapath.tables.endpoints,
+            |key: &EndpointKey, value: &Endpoint| {
+                self.note(Asked::Endpoint(key.addr, value.ifindex));
+            },
+        )
     }
 
     fn ports(&self) -> impl Table<PortKey, PortTarget> {
-        Told(&self.datapath.tables.ports, |key: &PortKey, value: &PortTarget| {
-            self.note(Asked::Port(*key, *value));
-        })
+        Told(
+            &self.datapath.tables.ports,
+            |key: &PortKey, value: &PortTarget| {
+                self.note(Asked::Port(*key, *value));
+            },
+        )
     }
 
     fn uplinks(&self) -> impl Table<u32, Uplink> {
@@ -169,9 +179,12 @@ impl Env for Live<'_> {
     }
 
     fn host_addrs(&self) -> impl Table<Addr, HostAddr> {
-        Told(&self.datapath.tables.host_addrs, |key: &Addr, value: &HostAddr| {
-            self.note(Asked::HostAddr(*key, value.ifindex));
-        })
+        Told(
+            &self.datapath.tables.host_addrs,
+            |key: &Addr, value: &HostAddr| {
+                self.note(Asked::HostAddr(*key, value.ifindex));
+            },
+        )
     }
 
     fn fragments(&self) -> impl Table<FragmentKey, FragmentPorts> {
@@ -268,7 +281,7 @@ impl Env for Live<'_> {
     }
 
     fn with_scratch<R>(&self, f: impl FnOnce(&mut Scratch) -> R) -> Option<R> {
-        Some(f(&mut *self.scratch.borrow_mut()))
+        Some(f(&mut self.scratch.borrow_mut()))
     }
 }
 

@@ -422,9 +422,7 @@ impl Datapath {
         self.tables.retain_subnets(|id| networks.contains(&id))?;
         attach::retain(&self.bpffs, |hook, ifindex| match hook {
             Hook::Container => keep.veths.contains(&ifindex),
-            Hook::Uplink | Hook::XdpNative | Hook::XdpGeneric => {
-                keep.uplinks.contains(&ifindex)
-            }
+            Hook::Uplink | Hook::XdpNative | Hook::XdpGeneric => keep.uplinks.contains(&ifindex),
             Hook::Gateway => keep.gateways.contains(&ifindex),
         })?;
         // No device has a program of an earlier agent any more.

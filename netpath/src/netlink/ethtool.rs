@@ -45,7 +45,10 @@ pub fn driver(ifindex: u32) -> Option<String> {
     };
     // Shorter than the field: the kernel's names end with a zero.
     let name = device_name(ifindex)?;
-    request.name.get_mut(..name.len())?.copy_from_slice(name.as_bytes());
+    request
+        .name
+        .get_mut(..name.len())?
+        .copy_from_slice(name.as_bytes());
     // SAFETY: request and record have the kernel's layout and live through the call.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL as _, &raw mut request) };
     if result != 0 {

@@ -100,20 +100,16 @@ impl Netlink {
         destination: IpAddr,
     ) -> Result<Option<(u32, IpAddr)>> {
         let question = match (source, destination) {
-            (IpAddr::V4(source), IpAddr::V4(destination)) => {
-                RouteMessageBuilder::<Ipv4Addr>::new()
-                    .source_prefix(source, 32)
-                    .destination_prefix(destination, 32)
-                    .input_interface(from)
-                    .build()
-            }
-            (IpAddr::V6(source), IpAddr::V6(destination)) => {
-                RouteMessageBuilder::<Ipv6Addr>::new()
-                    .source_prefix(source, 128)
-                    .destination_prefix(destination, 128)
-                    .input_interface(from)
-                    .build()
-            }
+            (IpAddr::V4(source), IpAddr::V4(destination)) => RouteMessageBuilder::<Ipv4Addr>::new()
+                .source_prefix(source, 32)
+                .destination_prefix(destination, 32)
+                .input_interface(from)
+                .build(),
+            (IpAddr::V6(source), IpAddr::V6(destination)) => RouteMessageBuilder::<Ipv6Addr>::new()
+                .source_prefix(source, 128)
+                .destination_prefix(destination, 128)
+                .input_interface(from)
+                .build(),
             _ => return Ok(None),
         };
         self.ask_route(question, destination).await

@@ -33,12 +33,22 @@ fn denied_sources_are_dropped_and_counted_by_prefix() {
             deny(host, prefix);
             deny(host, longer);
             host.run(At::Xdp, &frame).dropped("denied_source");
-            assert_eq!((hits(host, prefix), hits(host, longer)), ((1, len), (1, len)));
+            assert_eq!(
+                (hits(host, prefix), hits(host, longer)),
+                ((1, len), (1, len))
+            );
             host.datapath.allow(prefix.parse().unwrap()).unwrap();
             host.datapath.allow(longer.parse().unwrap()).unwrap();
             assert_eq!(host.run(At::Xdp, &frame).action, Action::Pass);
             // Its own source is nobody's business.
-            deny(host, &format!("{}/{}", family.uplink, if family.a == V4.a { 32 } else { 128 }));
+            deny(
+                host,
+                &format!(
+                    "{}/{}",
+                    family.uplink,
+                    if family.a == V4.a { 32 } else { 128 }
+                ),
+            );
             assert_eq!(host.run(At::Xdp, &frame).action, Action::Pass);
         }
         assert_eq!(host.counter("xdp", "dropped"), 4);
@@ -100,6 +110,9 @@ fn what_is_denied_outlives_the_agent_with_its_counters() {
         host.datapath.retain_denied(&wanted).unwrap();
         assert_eq!(hits(host, "203.0.113.0/24").0, 1);
         let all = host.datapath.denied().unwrap();
-        assert_eq!(all.iter().map(|(prefix, _)| *prefix).collect::<Vec<_>>(), wanted);
+        assert_eq!(
+            all.iter().map(|(prefix, _)| *prefix).collect::<Vec<_>>(),
+            wanted
+        );
     });
 }

@@ -42,6 +42,8 @@ struct Question {
     proto: Option<Proto>,
     port: u16,
     source_port: Option<u16>,
+    /// A process of the host has bound its socket to a loopback address.
+    confined: bool,
 }
 
 /// Who sends.
@@ -89,9 +91,9 @@ impl Agent {
                 uplinks: &uplinks,
             };
             match &question.source {
-                Party::Container(name, veth) => scene.from_container(&mut story, name, *veth),
-                Party::Host => scene.from_host(&mut story),
-                Party::Outside => scene.from_outside(&mut story),
+                Party::Container(name, veth) => scene.container_sends(&mut story, name, *veth),
+                Party::Host => scene.host_dials(&mut story),
+                Party::Outside => scene.outside_sends(&mut story),
             }
         })?;
         Ok(story.end(&asked, question.src, question.dst))
@@ -134,6 +136,7 @@ impl Agent {
             proto: Proto::from_number(ip_proto),
             port,
             source_port: asked.source_port,
+            confined: pretended.is_some_and(|ip| ip.is_loopback()),
         })
     }
 
@@ -189,7 +192,11 @@ impl Agent {
             .uplinks
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
-        uplinks.values().flatten().map(|uplink| uplink.ifindex).collect()
+        uplinks
+            .values()
+            .flatten()
+            .map(|uplink| uplink.ifindex)
+            .collect()
     }
 }
 
@@ -265,7 +272,7 @@ impl Scene<'_> {
         packet
     }
 
-    fn from_container(&self, story: &mut Story, name: &str, device: u32) -> Result<()> {
+    fn container_sends(&self, story: &mut Story, name: &str, device: u32) -> Result<()> {
         let veth = self.datapath.veth(device)?.with_context(|| {
             not_found(format!("the interface of container {name} is not attached"))
         })?;
@@ -287,7 +294,10 @@ impl Scene<'_> {
                 .filter(|addr| !addr.is_unspecified())
                 .map(ToString::to_string)
                 .collect();
-            story.say(format!("source {src} is not {name}'s own ({})", own.join(", ")));
+            story.say(format!(
+                "source {src} is not {name}'s own ({})",
+                own.join(", ")
+            ));
             story.dropped(DropReason::SpoofedSource);
             return Ok(());
         }
@@ -300,7 +310,9 @@ impl Scene<'_> {
             }
             Err(reason) => {
                 if reason == DropReason::NoSuchNeighbour {
-                    story.say(format!("{dst} is on the link of network {network}, and nobody's"));
+                    story.say(format!(
+                        "{dst} is on the link of network {network}, and nobody's"
+                    ));
                 }
                 Err(reason)
             }
@@ -349,7 +361,9 @@ impl Scene<'_> {
     /// What the logic asked about a packet, after saying whether there was a flow for it.
     fn known_or_new(&self, story: &mut Story, key: &Tuple) -> Vec<Asked> {
         let mut asked = self.live.asked();
-        let made = asked.iter().any(|asked| matches!(asked, Asked::NewFlow(..)));
+        let made = asked
+            .iter()
+            .any(|asked| matches!(asked, Asked::NewFlow(..)));
         let sent = asked.iter().any(|asked| matches!(asked, Asked::Sent(..)));
         if sent && !made {
             story.say(format!(
@@ -375,7 +389,7 @@ impl Scene<'_> {
         }
     }
 
-    fn from_outside(&self, story: &mut Story) -> Result<()> {
+    fn outside_sends(&self, story: &mut Story) -> Result<()> {
         let question = self.question;
         let way_back = self.runtime.block_on(self.netlink.route_to(question.src))?;
         let uplink = match way_back {
@@ -383,17 +397,25 @@ impl Scene<'_> {
             _ => self.uplinks.first().copied(),
         };
         let Some(uplink) = uplink else {
-            return Err(crate::problem::conflict("none of the agent's uplinks is there"));
+            return Err(crate::problem::conflict(
+                "none of the agent's uplinks is there",
+            ));
         };
         story.at("xdp", uplink);
         let denied = self.datapath.denies(question.src)?;
         match (self.datapath.gate(uplink), denied) {
             (Place::Off, None) => {}
             (Place::Off, Some(prefix)) => {
-                story.say(format!("{prefix} is denied, but XDP is off here: it comes in"));
+                story.say(format!(
+                    "{prefix} is denied, but XDP is off here: it comes in"
+                ));
             }
             (place, None) => {
-                story.say(format!("source {} is not denied ({})", question.src, place.name()));
+                story.say(format!(
+                    "source {} is not denied ({})",
+                    question.src,
+                    place.name()
+                ));
             }
             (_, Some(prefix)) => {
                 story.say(format!("source {} is in {prefix}", question.src));
@@ -413,16 +435,16 @@ impl Scene<'_> {
             Ok(Verdict::Host) if self.datapath.host_addr(&dst)?.is_some() => {
                 story.host("left to the host's stack: a process that listens there answers");
             }
-            Ok(Verdict::Host) => story.host(
-                "left to the host's stack, which drops or forwards what is not its own",
-            ),
+            Ok(Verdict::Host) => {
+                story.host("left to the host's stack, which drops or forwards what is not its own")
+            }
             Err(reason) => story.dropped(reason),
         }
         Ok(())
     }
 
     /// A process of the host dials.
-    fn from_host(&self, story: &mut Story) -> Result<()> {
+    fn host_dials(&self, story: &mut Story) -> Result<()> {
         let question = self.question;
         let mut peer = Peer {
             addr: question.dst.into(),
@@ -434,8 +456,7 @@ impl Scene<'_> {
                 IpAddr::V6(_) => "connect6",
             };
             story.at_name(hook, None);
-            // One that is not asked for stands for "any".
-            let confined = question.src.is_loopback() && !question.dst.is_loopback();
+            let confined = question.confined;
             let dialled = with_port(&peer.addr, peer.port);
             if !cgroup::is_attached(self.datapath.pins(), hook) {
                 story.say("nothing is attached to a control group: what is dialled stays".into());
@@ -446,6 +467,11 @@ impl Scene<'_> {
                     with_port(&peer.addr, peer.port)
                 ));
                 story.translated(None, Some(with_port(&peer.addr, peer.port)));
+            } else if confined {
+                story.say(format!(
+                    "a socket that is bound to {} is left alone: no container could answer it",
+                    question.src
+                ));
             } else {
                 story.tell(&self.live.asked());
                 story.say(format!("{dialled} is no published port: it stays"));
@@ -470,7 +496,10 @@ impl Scene<'_> {
             return Ok(());
         };
         story.at("gateway", device);
-        story.say(format!("{dst} is behind network {}", story.network(network)));
+        story.say(format!(
+            "{dst} is behind network {}",
+            story.network(network)
+        ));
         let packet = self.packet(network, question.src, peer.addr, peer.port);
         match gateway::deliver(self.live, &packet, false) {
             Ok(endpoint) => {
@@ -497,7 +526,16 @@ mod tests {
         ] {
             assert_eq!(parse_proto(text).unwrap(), expected);
         }
-        for text in ["tcp", "udp:", "tcp:0", "tcp:65536", "icmp:3", "gre", "", "256"] {
+        for text in [
+            "tcp",
+            "udp:",
+            "tcp:0",
+            "tcp:65536",
+            "icmp:3",
+            "gre",
+            "",
+            "256",
+        ] {
             let error = parse_proto(text).unwrap_err().to_string();
             let word = text.split(':').next_back().unwrap();
             assert!(error.contains(word), "{text}: {error}");

@@ -52,7 +52,12 @@ impl<'a> Story<'a> {
     /// One more step.
     pub fn say(&mut self, text: String) {
         // The logic may ask the same twice.
-        if self.answer.steps.last().is_some_and(|last| last.text == text) {
+        if self
+            .answer
+            .steps
+            .last()
+            .is_some_and(|last| last.text == text)
+        {
             return;
         }
         self.answer.steps.push(Step {
@@ -77,15 +82,17 @@ impl<'a> Story<'a> {
                 continue;
             };
             let (before, after) = (
-                (with_port(&key.src, key.src_port), with_port(&key.dst, key.dst_port)),
+                (
+                    with_port(&key.src, key.src_port),
+                    with_port(&key.dst, key.dst_port),
+                ),
                 (
                     with_port(&flow.new_src, flow.new_src_port),
                     with_port(&flow.new_dst, flow.new_dst_port),
                 ),
             );
-            let changed = |before: &String, after: &String| {
-                (before != after).then(|| after.clone())
-            };
+            let changed =
+                |before: &String, after: &String| (before != after).then(|| after.clone());
             self.translated(changed(&before.0, &after.0), changed(&before.1, &after.1));
             match flow.to {
                 Toward::Container => self.delivered(flow.ifindex, "translated"),
@@ -104,7 +111,10 @@ impl<'a> Story<'a> {
                 format!("{addr} is an address of this host, on {}", device(*ifindex))
             }
             Asked::Subnet(addr, network) => {
-                format!("{addr} is in a subnet of network {}", self.network(*network))
+                format!(
+                    "{addr} is in a subnet of network {}",
+                    self.network(*network)
+                )
             }
             Asked::Endpoint(addr, ifindex) => {
                 format!("{addr} is container {}", self.container(*ifindex))
@@ -120,7 +130,11 @@ impl<'a> Story<'a> {
                 format!("route: {addr} is on the link of {}", device(route.ifindex))
             }
             Asked::Route(_, Ok(route)) => {
-                format!("route: via {} dev {}", route.next_hop, device(route.ifindex))
+                format!(
+                    "route: via {} dev {}",
+                    route.next_hop,
+                    device(route.ifindex)
+                )
             }
             Asked::Route(addr, Err(_)) => format!("route: the host passes on nothing to {addr}"),
             Asked::Refused(_) => "the container has as many connections as it may have".into(),
