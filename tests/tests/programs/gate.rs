@@ -1,7 +1,7 @@
 //! The XDP program of an uplink.
 
 use netpath_tests::packets::{ETH, L4, SYN, Sample};
-use netpath_tests::progrun::{Action, At, FAMILIES, Host, V4, V6, on_host};
+use netpath_tests::progrun::{Action, At, FAMILIES, Host, V4, V6, on_host, sh};
 
 fn deny(host: &mut Host, prefix: &str) {
     host.datapath.deny(prefix.parse().unwrap()).unwrap();
@@ -114,5 +114,20 @@ fn what_is_denied_outlives_the_agent_with_its_counters() {
             all.iter().map(|(prefix, _)| *prefix).collect::<Vec<_>>(),
             wanted
         );
+    });
+}
+
+#[test]
+fn operators_read_what_is_denied_with_bpftool() {
+    on_host(|host| {
+        deny(host, "203.0.113.0/24");
+        let frame = Sample::new(V4.remote, V4.uplink, L4::Udp(1000, 53)).bytes();
+        host.run(At::Xdp, &frame).dropped("denied_source");
+        let path = host.folder().join("denied");
+        let text = sh(&format!("bpftool -j map dump pinned {}", path.display()));
+        let dump: serde_json::Value = serde_json::from_str(&text).unwrap();
+        // The cell that lets programs count.
+        let value = &dump[0]["formatted"]["value"]["value"];
+        assert_eq!((&value["packets"], &value["v4"]), (&1.into(), &1.into()));
     });
 }
