@@ -142,7 +142,7 @@ pub enum FlowState {
 
 impl FlowKind {
     /// All kinds, for listings.
-    pub const ALL: [Self; 2] = [Self::Masquerade, Self::Published];
+    pub const ALL: [Self; 3] = [Self::Masquerade, Self::Published, Self::Direct];
 }
 
 impl FlowState {

@@ -301,3 +301,49 @@ fn senseless_questions_are_refused() {
         assert!(sentence.contains(part), "{args:?}: {sentence}");
     }
 }
+
+#[test]
+fn policies_of_networks_are_explained() {
+    let lab = lab(&[]);
+    for (name, number, option) in [
+        ("closed", 90, "--internal"),
+        ("quiet", 91, "--opt=icc=false"),
+        ("open", 92, "--opt=gateway_mode_ipv4=routed"),
+    ] {
+        let subnet = format!("10.{number}.0.0/24");
+        lab.netpath(&["network", "create", name, "--subnet", &subnet, option])
+            .ok();
+        lab.outside(&["ip", "route", "add", &subnet, "via", HOST4])
+            .ok();
+    }
+    let server = script(&lab, "server.py");
+    for (name, network) in [
+        ("shut", "closed"),
+        ("q1", "quiet"),
+        ("q2", "quiet"),
+        ("reachable", "open"),
+    ] {
+        let mut options = vec!["--network", network];
+        if name == "reachable" {
+            options.extend(["-p", "8090:80"]);
+        }
+        lab.run(name, &options, &["python3", &server, "80"]);
+        eventually("the container serves", || {
+            real(&lab, name, &["tcp", "127.0.0.1", "80"]) == "127.0.0.1"
+        });
+    }
+    let [q2, reachable, shut] = ["q2", "reachable", "shut"].map(|name| lab.address(name, false));
+    holds(&lab, "q1", &q2, "tcp:80", "dropped icc_off");
+    // It has no way out by itself.
+    let way = ["ip", "route", "add", "default", "via", "10.90.0.1"];
+    lab.exec("shut", &way).ok();
+    holds(&lab, "shut", OUT4, "tcp:9000", "dropped internal_network");
+    holds(&lab, "client", &shut, "tcp:80", "dropped internal_network");
+    holds(&lab, OUT4, &reachable, "tcp:80", "delivered reachable");
+    holds(&lab, OUT4, &reachable, "tcp:81", "dropped not_published");
+    let sent = holds(&lab, "reachable", OUT4, "tcp:9000", "sent");
+    assert!(sent["translated_source"].is_null(), "{sent}");
+    assert_eq!(real(&lab, "reachable", &["tcp", OUT4, "9000"]), reachable);
+    let text = sent["steps"].to_string();
+    assert!(text.contains("gateway mode routed"), "{sent}");
+}

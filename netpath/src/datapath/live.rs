@@ -18,6 +18,7 @@ use netpath_common::icmp::Quoted;
 use netpath_common::link::Receiver;
 use netpath_common::network::{HostAddr, Uplink};
 use netpath_common::packet::Packet;
+use netpath_common::policy::{OpenPort, Policy, Trusted};
 use netpath_common::port::{PortKey, PortTarget};
 use netpath_common::reason::DropReason;
 use netpath_common::socket::{Dialled, SocketPeer, Sockets};
@@ -36,6 +37,12 @@ pub enum Asked {
     Endpoint(Addr, u32),
     /// A published port.
     Port(PortKey, PortTarget),
+    /// The policy of a network, which is not the default.
+    Policy(u32, Policy),
+    /// A container's port is published at its own address.
+    OpenPort(OpenPort),
+    /// A network trusts a device.
+    Trusted(Trusted),
     /// The route to an address.
     Route(Addr, Result<Route, DropReason>),
     /// Whether an endpoint may have one more flow.
@@ -185,6 +192,30 @@ impl Env for Live<'_> {
                 self.note(Asked::HostAddr(*key, value.ifindex));
             },
         )
+    }
+
+    fn policies(&self) -> impl Table<u32, Policy> {
+        Told(
+            &self.datapath.tables.policies,
+            |network: &u32, policy: &Policy| {
+                self.note(Asked::Policy(*network, *policy));
+            },
+        )
+    }
+
+    fn open_ports(&self) -> impl Table<OpenPort, u32> {
+        Told(
+            &self.datapath.tables.open_ports,
+            |key: &OpenPort, _: &u32| {
+                self.note(Asked::OpenPort(*key));
+            },
+        )
+    }
+
+    fn trusted(&self) -> impl Table<Trusted, u32> {
+        Told(&self.datapath.tables.trusted, |key: &Trusted, _: &u32| {
+            self.note(Asked::Trusted(*key));
+        })
     }
 
     fn fragments(&self) -> impl Table<FragmentKey, FragmentPorts> {

@@ -309,9 +309,14 @@ impl Scene<'_> {
                 Ok(verdict)
             }
             Err(reason) => {
-                if reason == DropReason::NoSuchNeighbour {
+                let whose = match reason {
+                    DropReason::NoSuchNeighbour => "and nobody's",
+                    DropReason::IccOff => "whose containers do not talk with each other",
+                    _ => "",
+                };
+                if !whose.is_empty() {
                     story.say(format!(
-                        "{dst} is on the link of network {network}, and nobody's"
+                        "{dst} is on the link of network {network}, {whose}"
                     ));
                 }
                 Err(reason)
@@ -394,7 +399,8 @@ impl Scene<'_> {
         let way_back = self.runtime.block_on(self.netlink.route_to(question.src))?;
         let uplink = match way_back {
             Some((device, _)) if self.uplinks.contains(&device) => Some(device),
-            _ => self.uplinks.first().copied(),
+            Some((device, _)) => return self.stack_forwards(story, device),
+            None => self.uplinks.first().copied(),
         };
         let Some(uplink) = uplink else {
             return Err(crate::problem::conflict(
@@ -426,7 +432,7 @@ impl Scene<'_> {
         story.at("uplink", uplink);
         let dst: Addr = question.dst.into();
         let packet = self.packet(OUTSIDE, question.src, dst, question.port);
-        let verdict = uplink::inward(self.live, &packet);
+        let verdict = uplink::inward(self.live, &packet, uplink);
         let asked = self.known_or_new(story, &packet.tuple);
         story.tell(&asked);
         match verdict {
@@ -438,6 +444,38 @@ impl Scene<'_> {
             Ok(Verdict::Host) => {
                 story.host("left to the host's stack, which drops or forwards what is not its own")
             }
+            Err(reason) => story.dropped(reason),
+        }
+        Ok(())
+    }
+
+    /// A packet comes in by a device that is no uplink, where no program of ours is.
+    fn stack_forwards(&self, story: &mut Story, ingress: u32) -> Result<()> {
+        let question = self.question;
+        story.at_name("stack", Some(ingress));
+        story.say(format!(
+            "{} is behind this device, which is no uplink",
+            question.src
+        ));
+        let way = self.runtime.block_on(self.netlink.route_to(question.dst))?;
+        let Some((device, _)) = way else {
+            story.host("the host's stack decides");
+            return Ok(());
+        };
+        let Some(network) = self.datapath.network_behind(device)? else {
+            story.host("the host's stack decides");
+            return Ok(());
+        };
+        story.say("the host's stack forwards it, if it is let to".into());
+        story.at("gateway", device);
+        let dst = question.dst.into();
+        let packet = self.packet(OUTSIDE, question.src, dst, question.port);
+        let verdict = gateway::forward(self.live, &packet, network, ingress);
+        let asked = self.known_or_new(story, &packet.tuple);
+        story.tell(&asked);
+        match verdict {
+            Ok(Verdict::Sent) => {}
+            Ok(_) => story.dropped(DropReason::DirectRouting),
             Err(reason) => story.dropped(reason),
         }
         Ok(())
@@ -501,7 +539,7 @@ impl Scene<'_> {
             story.network(network)
         ));
         let packet = self.packet(network, question.src, peer.addr, peer.port);
-        match gateway::deliver(self.live, &packet, false) {
+        match gateway::deliver(self.live, &packet) {
             Ok(endpoint) => {
                 story.tell(&self.live.asked());
                 story.delivered(endpoint.ifindex, "from the gateway's address");

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use netpath_common::flow::{FlowKind, Toward};
+use netpath_common::policy::{ICC_OFF, INTERNAL, MASQUERADE_OFF, Policy};
 use netpath_common::reason::DropReason;
 
 use crate::api::types::{Explain, Explanation, Step};
@@ -95,7 +96,17 @@ impl<'a> Story<'a> {
                 |before: &String, after: &String| (before != after).then(|| after.clone());
             self.translated(changed(&before.0, &after.0), changed(&before.1, &after.1));
             match flow.to {
+                Toward::Container if flow.kind == FlowKind::Direct => {
+                    self.delivered(flow.ifindex, "by its own address");
+                }
                 Toward::Container => self.delivered(flow.ifindex, "translated"),
+                Toward::Forwarded => {
+                    self.delivered(flow.ifindex, "after the host's stack forwarded it");
+                }
+                Toward::Stack => {
+                    self.host("to the host's stack, which forwards it by its own routes");
+                    self.answer.to_device = Some(device(flow.ifindex));
+                }
                 Toward::Uplink => {
                     let out = device(flow.ifindex);
                     self.verdict("sent", format!("out of {out} to {}", flow.next_hop));
@@ -126,6 +137,17 @@ impl<'a> Story<'a> {
                 with_port(&target.addr, target.port),
                 self.network(target.network)
             ),
+            Asked::Policy(network, policy) => self.policy(*network, policy),
+            Asked::OpenPort(key) => format!(
+                "{} port {} is published at the container's own address",
+                name(&key.proto),
+                with_port(&key.addr, key.port)
+            ),
+            Asked::Trusted(key) => format!(
+                "network {} trusts {}",
+                self.network(key.network),
+                device(key.ifindex)
+            ),
             Asked::Route(addr, Ok(route)) if route.next_hop == *addr => {
                 format!("route: {addr} is on the link of {}", device(route.ifindex))
             }
@@ -144,9 +166,9 @@ impl<'a> Story<'a> {
                     with_port(&key.src, key.src_port),
                     with_port(&flow.new_src, flow.new_src_port)
                 ),
-                kind => format!(
-                    "a new flow, {}: {} becomes {}, source {}",
-                    name(&kind),
+                FlowKind::Direct => "a new flow, direct: nothing is translated".into(),
+                FlowKind::Published => format!(
+                    "a new flow, published: {} becomes {}, source {}",
                     with_port(&key.dst, key.dst_port),
                     with_port(&flow.new_dst, flow.new_dst_port),
                     with_port(&flow.new_src, flow.new_src_port)
@@ -154,6 +176,26 @@ impl<'a> Story<'a> {
             },
             Asked::Sent(..) => return None,
         })
+    }
+
+    /// What a network lets in and out.
+    fn policy(&self, network: u32, policy: &Policy) -> String {
+        let mut words = vec![format!(
+            "gateway mode {} (IPv4), {} (IPv6)",
+            name(&policy.mode4),
+            name(&policy.mode6)
+        )];
+        for (flag, word) in [
+            (INTERNAL, "internal"),
+            (ICC_OFF, "containers do not talk with each other"),
+            (MASQUERADE_OFF, "masquerade off"),
+        ] {
+            if policy.flags & flag != 0 {
+                words.push(word.to_owned());
+            }
+        }
+        let id = u16::try_from(network).unwrap_or_default();
+        format!("network {}: {}", self.network(id), words.join(", "))
     }
 
     /// Addresses with ports that the packet has in the end.
@@ -222,6 +264,11 @@ const fn hint(reason: DropReason) -> Option<&'static str> {
             "publish a port of the destination, or connect both to one network"
         }
         DropReason::DirectRouting => "publish the port with -p and dial an address of the host",
+        DropReason::InternalNetwork => {
+            "connect the container to a network that is not internal as well"
+        }
+        DropReason::IccOff => "make the network without icc=false, or publish the port",
+        DropReason::NotPublished => "publish the port with -p",
         DropReason::NoRoute => "see \"ip route\" of this host",
         DropReason::NotAnUplink => "name the device with --uplink when the agent is started",
         DropReason::NoSnatAddress => "give the uplink an address of this family",
