@@ -109,6 +109,17 @@ impl Addr {
         }
     }
 
+    /// Whether nobody on a network can have it: unspecified, of a group, loopback, and what
+    /// IPv4 has reserved below and above (RFC 1122, 3.2.1.3).
+    #[inline(always)]
+    pub fn is_no_source(&self) -> bool {
+        if self.is_v4() {
+            matches!(self.octets[12], 0 | 127 | 224..)
+        } else {
+            self.is_unspecified() || self.is_loopback() || self.is_group()
+        }
+    }
+
     /// An address of the host to itself (127.0.0.0/8, ::1).
     #[inline(always)]
     pub fn is_loopback(&self) -> bool {

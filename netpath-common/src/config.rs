@@ -17,7 +17,11 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// What somebody watches, flags of [`crate::event::wanted`].
     pub events: u32,
+    /// What makes the choice of source ports unforeseeable; the agent draws it once.
+    pub port_secret: [u64; 2],
 }
+
+const _: () = assert!(size_of::<Config>() == 56);
 
 /// What holds until the agent has written something else.
 pub static FALLBACK: Config = Config {
@@ -26,6 +30,7 @@ pub static FALLBACK: Config = Config {
     max_flows_per_endpoint: u32::MAX,
     timeouts: Timeouts::DEFAULT,
     events: 0,
+    port_secret: [0; 2],
 };
 
 impl Default for Config {

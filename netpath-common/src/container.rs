@@ -56,11 +56,18 @@ pub fn out_of_network<E: Env>(
     veth_ifindex: u32,
 ) -> Result<Verdict, DropReason> {
     // The stack answers "time exceeded" from the gateway's address; it never passes on a
-    // packet whose time has run out, so that nothing leaves untranslated that way.
-    if packet.ttl <= 1 {
+    // packet whose time has run out, so that nothing leaves untranslated that way. But what is
+    // for the host itself has arrived: an internal network must not reach it like that.
+    if packet.ttl <= 1 && !is_confined(packet, veth) {
         return Ok(Verdict::Host);
     }
     track::follow_or_begin(env, packet, || begin(env, packet, veth, veth_ifindex))
+}
+
+/// Whether the packet is from an internal network and leaves it.
+#[inline(always)]
+fn is_confined(packet: &Packet, veth: &Veth) -> bool {
+    veth.flags & INTERNAL != 0 && !veth.is_gateway(&packet.tuple.dst)
 }
 
 /// The slow path: no flow yet. Out of line, so that it costs the fast path nothing.
@@ -77,11 +84,10 @@ fn try_begin<E: Env>(
     veth_ifindex: u32,
 ) -> Result<Begun, DropReason> {
     let dst = &packet.tuple.dst;
-    let gateway = veth.is_gateway(dst);
-    if veth.flags & INTERNAL != 0 && !gateway {
+    if is_confined(packet, veth) {
         return Err(DropReason::InternalNetwork);
     }
-    if gateway || env.host_addrs().contains(dst) {
+    if env.host_addrs().contains(dst) || veth.is_gateway(dst) {
         return dial(env, packet, veth, veth_ifindex);
     }
     env.with_scratch(|Scratch { opening, flow }| {
@@ -105,7 +111,9 @@ fn go_out<E: Env>(
     veth_ifindex: u32,
     opening: &mut Opening,
 ) -> Result<(), DropReason> {
-    packet.may_open()?;
+    if !packet.continues_connection() {
+        packet.may_open()?;
+    }
     let key = &packet.tuple;
     opening.src = Addr::UNSPECIFIED;
     let mut masquerade = true;
@@ -133,7 +141,7 @@ fn go_out<E: Env>(
     opening.src_port = key.src_port;
     opening.dst_port = key.dst_port;
     opening.network = OUTSIDE;
-    (opening.port_min, opening.port_max) = snat::ports(env, key.proto);
+    (opening.port_min, opening.port_max) = snat::ports(env, key);
     opening.gateway_ifindex = veth.gateway_ifindex;
     opening.forward.out(veth.slot);
     opening.back.back_to(veth, veth_ifindex);

@@ -135,6 +135,9 @@ pub trait Env {
     fn now(&self) -> u32;
     /// A random number.
     fn random(&self) -> u32;
+    /// Whether a socket of the host itself would receive packets of this tuple: then no flow may
+    /// have them for its answers. Asked for first packets only.
+    fn host_socket(&self, tuple: &Tuple) -> bool;
     /// Finds the host's route from `src` to `dst` as seen from a network's gateway device.
     ///
     /// # Errors
@@ -166,6 +169,8 @@ pub trait Env {
     fn flow_begins(&self, key: &Tuple, flow: &Flow);
     /// Tells that a flow is about to be removed. `key` and `flow` are either of its entries.
     fn flow_ends(&self, key: &Tuple, flow: &Flow);
+    /// Counts a search for a source port in its bucket; see [`crate::search::Searches`].
+    fn count_search(&self, bucket: usize);
     /// Calls `body` up to `times` times, until it says that it has enough. A plain loop
     /// would have the verifier walk through every round.
     fn repeat<R: Repeat>(&self, times: u32, body: &mut R);

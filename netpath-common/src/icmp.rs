@@ -45,7 +45,7 @@ pub const fn quotes(proto: Proto, kind: u8) -> bool {
     match proto {
         Proto::Icmp => matches!(kind, 3 | 11 | 12),
         Proto::Icmpv6 => matches!(kind, 1..=4),
-        Proto::Tcp | Proto::Udp => false,
+        Proto::Tcp | Proto::Udp | Proto::Sctp => false,
     }
 }
 
@@ -96,7 +96,9 @@ pub fn read<F: Frame>(packet: &Packet, frame: &F, quoted: &mut Quoted) -> Result
     let [a, b, c, d] = ports.to_ne_bytes();
     let [id0, id1, ..] = second.to_ne_bytes();
     (key.src_port, key.dst_port) = match proto {
-        Proto::Tcp | Proto::Udp => (u16::from_be_bytes([c, d]), u16::from_be_bytes([a, b])),
+        Proto::Tcp | Proto::Udp | Proto::Sctp => {
+            (u16::from_be_bytes([c, d]), u16::from_be_bytes([a, b]))
+        }
         // As in a tuple: the identifier is a request's source port and a reply's destination
         // port; and here it is swapped.
         Proto::Icmp | Proto::Icmpv6 => {

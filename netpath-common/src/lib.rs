@@ -6,7 +6,8 @@
 //!
 //! * records (what is in the maps): [`addr`], [`tuple`], [`flow`], [`endpoint`],
 //!   [`network`], [`port`], [`counter`], [`config`], [`reason`]; those of sockets are in [`socket`]
-//! * logic: [`tcp`], [`checksum`], [`snat`], [`publish`], [`track`], [`icmp`], [`fragment`], and one module a hook:
+//! * logic: [`tcp`], [`sctp`], [`checksum`], [`snat`] and [`search`], [`publish`], [`track`],
+//!   [`restore`], [`icmp`], [`fragment`], and one module a hook:
 //!   [`container`], [`uplink`], [`gateway`], [`socket`], [`deny`] (XDP), and [`idle`] for the
 //!   removal of flows that fell silent
 //! * what is told to those who watch: [`event`]
@@ -38,6 +39,9 @@ pub mod policy;
 pub mod port;
 pub mod publish;
 pub mod reason;
+pub mod restore;
+pub mod sctp;
+pub mod search;
 pub mod snat;
 pub mod socket;
 pub mod tcp;

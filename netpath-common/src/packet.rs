@@ -9,6 +9,7 @@ use network_types::udp::UdpHdr;
 use crate::addr::Addr;
 use crate::icmp;
 use crate::reason::DropReason;
+use crate::sctp;
 use crate::tcp;
 use crate::tuple::{Proto, Tuple};
 
@@ -96,7 +97,7 @@ pub struct Packet {
     pub ip_proto: u8,
     /// Time to live, or hop limit.
     pub ttl: u8,
-    /// TCP flags.
+    /// TCP flags, or what stands for them ([`crate::sctp`]).
     pub tcp_flags: u8,
     /// Which part of a fragmented packet it is.
     pub fragment: Fragment,
@@ -341,6 +342,23 @@ impl Packet {
                 }
                 self.set_ports(words[0]);
             }
+            Proto::Sctp => {
+                // Ports, verification tag, checksum; type, flags and length of the first chunk.
+                let words: [u32; sctp::HEADER_LEN / 4] = frame.load(l4)?;
+                if room < sctp::HEADER_LEN as u32 {
+                    return Err(DropReason::Malformed);
+                }
+                let [kind, _, l0, l1] = words[3].to_ne_bytes();
+                // The first part of a packet need not have the whole chunk.
+                let room = if self.fragment == Fragment::Whole {
+                    room - 12
+                } else {
+                    u32::MAX
+                };
+                self.tcp_flags = sctp::flags(kind, words[1], u16::from_be_bytes([l0, l1]), room)
+                    .ok_or(DropReason::Malformed)?;
+                self.set_ports(words[0]);
+            }
             Proto::Icmp | Proto::Icmpv6 => {
                 let words: [u32; Icmpv4Hdr::LEN / 4] = frame.load(l4)?;
                 if room < Icmpv4Hdr::LEN as u32 {
@@ -386,8 +404,8 @@ impl Packet {
         matches!(self.transport, Transport::Ports | Transport::EchoReply)
     }
 
-    /// Whether a flow may begin with this packet. TCP begins with a SYN only: a stray
-    /// late segment must never make state (it would look like somebody's connection).
+    /// Whether a flow may begin with this packet. TCP begins with a SYN only (and SCTP with an INIT):
+    /// a stray late segment must never make state (it would look like somebody's connection).
     ///
     /// # Errors
     /// Why not.
@@ -395,7 +413,9 @@ impl Packet {
     pub fn may_open(&self) -> Result<(), DropReason> {
         match self.transport {
             Transport::Ports if self.fragment == Fragment::Later => Err(DropReason::Fragment),
-            Transport::Ports if self.tuple.proto != Proto::Tcp || self.opens_tcp() => Ok(()),
+            Transport::Ports if !self.tuple.proto.has_connections() || self.opens_connection() => {
+                Ok(())
+            }
             Transport::Ports | Transport::EchoReply => Err(DropReason::NoFlow),
             Transport::Fragment => Err(DropReason::Fragment),
             // An error about no flow of ours is about nothing that we let out.
@@ -404,9 +424,18 @@ impl Packet {
         }
     }
 
-    /// Whether it is a TCP packet that opens a connection.
+    /// Whether it says that its sender has a connection, so that the flow of it may be lost.
     #[inline(always)]
-    pub fn opens_tcp(&self) -> bool {
-        self.tuple.proto == Proto::Tcp && tcp::opens(self.tcp_flags)
+    pub fn continues_connection(&self) -> bool {
+        self.transport == Transport::Ports
+            && self.fragment != Fragment::Later
+            && self.tuple.proto.has_connections()
+            && tcp::continues(self.tcp_flags)
+    }
+
+    /// Whether it opens a connection, of a protocol that has such.
+    #[inline(always)]
+    pub fn opens_connection(&self) -> bool {
+        self.tuple.proto.has_connections() && tcp::opens(self.tcp_flags)
     }
 }

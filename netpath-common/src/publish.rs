@@ -8,7 +8,7 @@ use crate::port::PortKey;
 use crate::reason::DropReason;
 use crate::snat::{self, Opening};
 use crate::track::Begun;
-use crate::tuple::Tuple;
+use crate::tuple::{Proto, Tuple};
 
 /// Ports that a client may be given towards a container when its own is taken there:
 /// all but the well-known ones, which some services trust.
@@ -57,6 +57,11 @@ pub fn dial_from_outside<E: Env>(
     opening: &mut Opening,
     flow: &mut Flow,
 ) -> Result<Begun, DropReason> {
+    // What goes to the host's stack is checked there; this does not.
+    let src = &packet.tuple.src;
+    if src.is_no_source() || env.host_addrs().contains(src) || env.network_of(src).is_some() {
+        return Err(DropReason::MartianSource);
+    }
     describe(env, packet, opening)?;
     let route = &mut opening.back.route;
     env.route(
@@ -116,5 +121,11 @@ fn describe<E: Env>(env: &E, packet: &Packet, opening: &mut Opening) -> Result<(
     opening.src = key.src;
     opening.src_port = key.src_port;
     (opening.port_min, opening.port_max) = CLIENT_PORTS;
+    if key.proto == Proto::Sctp {
+        if opening.dst_port != key.dst_port {
+            return Err(DropReason::PortFixed);
+        }
+        (opening.port_min, opening.port_max) = (key.src_port, key.src_port);
+    }
     Ok(())
 }

@@ -58,11 +58,15 @@ pub enum DropReason {
     DeniedSource = 30,
     /// A program goes on in one that is not there.
     MissingStage = 40,
+    /// SCTP's checksum lets no port be changed, and this one would have to be.
+    PortFixed = 35,
+    /// From outside, with a source address that nobody outside can have.
+    MartianSource = 36,
 }
 
 impl DropReason {
     /// All reasons, for listings.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 28] = [
         Self::Malformed,
         Self::UnknownEtherType,
         Self::SpoofedSource,
@@ -89,6 +93,8 @@ impl DropReason {
         Self::NotPublished,
         Self::DeniedSource,
         Self::MissingStage,
+        Self::PortFixed,
+        Self::MartianSource,
     ];
 
     /// What it means, for people.
@@ -120,6 +126,8 @@ impl DropReason {
             Self::NotPublished => "straight to a container's port that is not published",
             Self::DeniedSource => "the source is denied, see `netpath deny ls`",
             Self::MissingStage => "a program goes on in one that is not there",
+            Self::MartianSource => "a source address that nobody outside can have",
+            Self::PortFixed => "SCTP keeps its ports, and this one is taken or leads to another",
         }
     }
 }

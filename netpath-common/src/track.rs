@@ -6,6 +6,8 @@ use crate::flow::{Direction, Flow, FlowState, Toward};
 use crate::icmp::{self, Related};
 use crate::packet::{Packet, Transport};
 use crate::reason::DropReason;
+use crate::restore;
+use crate::snat;
 use crate::tcp;
 use crate::tuple::{Proto, Tuple};
 
@@ -15,7 +17,8 @@ use crate::tuple::{Proto, Tuple};
 enum Rest {
     /// Nothing.
     Nothing,
-    /// The connection's state may have changed: tell the other entry.
+    /// The connection's state may have changed, or it is time to see whether the other entry
+    /// is still there: look at both.
     Settle,
     /// The entry and its other half are of no use any more.
     Remove,
@@ -27,7 +30,7 @@ enum Rest {
 /// fits into a register.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Begun {
-    /// There is a flow for it now.
+    /// A flow has been begun for it ([`snat::open`]), which is to be completed.
     Flow,
     /// It is for the host's own stack.
     Host,
@@ -67,8 +70,8 @@ pub fn follow_or_begin<E: Env>(
     match begin() {
         Begun::Host => Ok(Verdict::Host),
         // Somebody else can only have removed it together with its container.
-        Begun::Flow => follow(env, packet)
-            .unwrap_or(Err(DropReason::StaleFlow))
+        Begun::Flow => snat::complete(env, &packet.tuple)
+            .and_then(|()| follow(env, packet).unwrap_or(Err(DropReason::StaleFlow)))
             .map(|()| Verdict::Sent),
         Begun::Drop(reason) => Err(reason),
     }
@@ -85,7 +88,9 @@ fn follow<E: Env>(env: &E, packet: &Packet) -> Option<Result<(), DropReason>> {
     match rest {
         Rest::Nothing => Some(sent),
         Rest::Settle => {
-            settle(env, key);
+            if !settle(env, key) {
+                restore::lost_half(env, key);
+            }
             Some(sent)
         }
         Rest::Remove => {
@@ -107,30 +112,31 @@ fn step<E: Env>(
     // A SYN on a finished connection is a client that uses its port again; from the other
     // side it would be somebody who wants to have our flows removed.
     let again = flow.state.is_over() && flow.direction == Direction::Original;
-    if stale || (again && packet.opens_tcp()) {
+    if stale || (again && packet.opens_connection()) {
         *rest = Rest::Remove;
         return Err(DropReason::StaleFlow);
     }
-    touch(env, packet, flow);
-    if record(packet, flow) {
+    if record(packet, flow) | touch(env, packet, flow) {
         *rest = Rest::Settle;
     }
     env.send(packet, flow)
 }
 
 /// Counts the packet and, once a second, notes the time and asks for the route anew: a
-/// change of the host's routes reaches running flows without anybody's help.
+/// change of the host's routes reaches running flows without anybody's help. True once a second.
 #[inline(always)]
-fn touch<E: Env>(env: &E, packet: &Packet, flow: &mut Flow) {
+fn touch<E: Env>(env: &E, packet: &Packet, flow: &mut Flow) -> bool {
     flow.packets += 1;
     flow.bytes += u64::from(packet.len);
     let now = env.now();
-    if flow.last_seen != now {
+    let due = flow.last_seen != now;
+    if due {
         flow.last_seen = now;
         if flow.to == Toward::Uplink {
             refresh_route(env, flow);
         }
     }
+    due
 }
 
 /// Takes over a new next hop on the same uplink. On another uplink the flow's source
@@ -156,8 +162,9 @@ fn refresh_route<E: Env>(env: &E, flow: &mut Flow) {
 #[inline(always)]
 fn record(packet: &Packet, flow: &mut Flow) -> bool {
     match packet.tuple.proto {
-        Proto::Tcp => {
-            let seen = flow.tcp_flags | (packet.tcp_flags & tcp::TRACKED);
+        Proto::Tcp | Proto::Sctp => {
+            let reset = flow.state == FlowState::Reset;
+            let seen = tcp::seen(flow.tcp_flags, packet.tcp_flags, reset);
             let changed = seen != flow.tcp_flags;
             if changed {
                 flow.tcp_flags = seen;
@@ -168,27 +175,39 @@ fn record(packet: &Packet, flow: &mut Flow) -> bool {
     }
 }
 
-/// Computes the connection's state from both entries and writes it to both.
+/// Computes the connection's state from both entries and writes it to both. False if the other
+/// entry is lost.
 #[inline(never)]
-fn settle<E: Env>(env: &E, key: &Tuple) {
+fn settle<E: Env>(env: &E, key: &Tuple) -> bool {
     let flows = env.flows();
     let mut other_key = *key;
-    let Some((own_flags, direction)) = flows.with(key, |flow| {
+    let Some((own_flags, direction, before)) = flows.with(key, |flow| {
         other_key = flow.other_key(key);
-        (flow.tcp_flags, flow.direction)
+        (flow.tcp_flags, flow.direction, flow.state)
     }) else {
-        return;
+        return true;
     };
-    let Some(other_flags) = flows.with(&other_key, |flow| flow.tcp_flags) else {
-        return;
-    };
+    let mut other_flags = 0;
+    let own = flows.with(&other_key, |other| {
+        other_flags = other.tcp_flags;
+        other.other_key(&other_key) == *key
+    });
+    match own {
+        Some(true) => {}
+        // While the other half was lost somebody else took its place, and with it the outside
+        // port. This half must go: it would send by a port that is not its own.
+        Some(false) => return remove(env, key),
+        None => return false,
+    }
     let state = match (key.proto, direction) {
-        (Proto::Tcp, Direction::Original) => tcp::state(own_flags, other_flags),
-        (Proto::Tcp, Direction::Reply) => tcp::state(other_flags, own_flags),
-        _ => FlowState::TwoWay,
+        (Proto::Tcp | Proto::Sctp, Direction::Original) => tcp::state(own_flags, other_flags),
+        (Proto::Tcp | Proto::Sctp, Direction::Reply) => tcp::state(other_flags, own_flags),
+        (Proto::Udp, Direction::Reply) => FlowState::TwoWay,
+        _ => before,
     };
     flows.with(key, |flow| flow.state = state);
     flows.with(&other_key, |flow| flow.state = state);
+    true
 }
 
 /// Calls `f` with the other half of an entry, if it belongs to that.

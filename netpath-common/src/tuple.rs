@@ -16,6 +16,8 @@ pub enum Proto {
     Udp = 17,
     /// ICMPv6 (RFC 4443); only echo has flows.
     Icmpv6 = 58,
+    /// SCTP (RFC 9260).
+    Sctp = 132,
 }
 
 impl Proto {
@@ -27,8 +29,15 @@ impl Proto {
             6 => Self::Tcp,
             17 => Self::Udp,
             58 => Self::Icmpv6,
+            132 => Self::Sctp,
             _ => return None,
         })
+    }
+
+    /// Whether it has connections, which begin and end by agreement.
+    #[inline(always)]
+    pub const fn has_connections(self) -> bool {
+        matches!(self, Self::Tcp | Self::Sctp)
     }
 }
 

@@ -12,6 +12,7 @@ use crate::link::{Receiver, Sender};
 use crate::network::{HostAddr, Network, Uplink};
 use crate::policy::{OpenPort, Policy, Trusted};
 use crate::port::{PortKey, PortTarget};
+use crate::search::Searches;
 use crate::socket::{Dialled, SocketPeer};
 use crate::tuple::Tuple;
 
@@ -48,6 +49,7 @@ pod!(
     PortTarget,
     Receiver,
     Sender,
+    Searches,
     Slot,
     SocketPeer,
     Trusted,

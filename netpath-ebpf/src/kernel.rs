@@ -26,7 +26,7 @@ use netpath_common::reason::DropReason;
 use netpath_common::tuple::{Proto, Tuple};
 
 use crate::frame::{HEADERS_QUOTED, Linear};
-use crate::{action, event, maps, route};
+use crate::{action, event, host_socket, maps, route};
 
 /// One packet at one hook.
 #[derive(Clone, Copy)]
@@ -260,6 +260,11 @@ impl Env for Kernel<'_> {
     }
 
     #[inline(always)]
+    fn host_socket(&self, tuple: &Tuple) -> bool {
+        host_socket::is_there(self, tuple)
+    }
+
+    #[inline(always)]
     fn route(
         &self,
         gateway_ifindex: u32,
@@ -307,6 +312,17 @@ impl Env for Kernel<'_> {
     fn flow_ends(&self, key: &Tuple, flow: &Flow) {
         if event::wanted(wanted::FLOWS) {
             event::flow(EventKind::FlowEnd, self.hook, 0, key, flow);
+        }
+    }
+
+    #[inline(always)]
+    fn count_search(&self, bucket: usize) {
+        if let Some(searches) = maps::SNAT_RETRIES.get_ptr_mut(0) {
+            // SAFETY: the record is this CPU's own.
+            let searches = unsafe { &mut *searches };
+            if let Some(count) = searches.buckets.get_mut(bucket) {
+                *count += 1;
+            }
         }
     }
 

@@ -17,6 +17,7 @@
 mod action;
 mod event;
 mod frame;
+mod host_socket;
 mod kernel;
 mod link;
 mod maps;

@@ -23,8 +23,11 @@ use netpath_common::network::{HostAddr, Network, Uplink};
 use netpath_common::packet::Packet;
 use netpath_common::policy::{OpenPort, Policy, Trusted};
 use netpath_common::port::{PortKey, PortTarget};
+use netpath_common::search::Searches;
 use netpath_common::socket::{Dialled, SocketPeer};
 use netpath_common::tuple::Tuple;
+
+use crate::host_socket::SockKey;
 
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
 
@@ -119,9 +122,17 @@ pub static QUOTED: PerCpuArray<Quoted, 1> = PerCpuArray::new();
 #[btf_map(name = "scratch")]
 pub static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 
+/// Memory for what a socket of the host is looked up by.
+#[btf_map(name = "sock_key")]
+pub static SOCK_KEY: PerCpuArray<SockKey, 1> = PerCpuArray::new();
+
 /// Counters, one record a hook.
 #[btf_map(name = "counters")]
 pub static COUNTERS: PerCpuArray<HookCounters, 4> = PerCpuArray::new();
+
+/// How long the searches for source ports were.
+#[btf_map(name = "snat_retries")]
+pub static SNAT_RETRIES: PerCpuArray<Searches, 1> = PerCpuArray::new();
 
 /// Drops by reason and hook.
 #[btf_map(name = "drops")]

@@ -72,6 +72,8 @@ fn transport_checksum(ctx: &TcContext, packet: &Packet, flow: &Flow) -> Result<(
         Proto::Tcp => (field::TCP_CHECKSUM, 0),
         Proto::Udp => (field::UDP_CHECKSUM, u64::from(BPF_F_MARK_MANGLED_0)),
         Proto::Icmp | Proto::Icmpv6 => (field::ICMP_CHECKSUM, 0),
+        // SCTP's checksum covers neither addresses nor anything else that changes.
+        Proto::Sctp => return Ok(()),
     };
     let offset = u32::from(packet.l4) + offset;
     let replace = |diff: u16, flags: u64| {
@@ -170,6 +172,8 @@ fn error_inside(linear: &Linear, packet: &Packet, quoted: &Quoted, flow: &Flow) 
                 update(linear, checksum, both, &mut message)?;
             }
         }
+        // Its ports stay, and its checksum knows no addresses.
+        Proto::Sctp => {}
         Proto::Icmp | Proto::Icmpv6 => {
             linear.store(l4 + field::ICMP_ID, (src_port | dst_port).to_be())?;
             // ICMP for IPv4 has no pseudo header.
@@ -246,6 +250,7 @@ fn ports(linear: &Linear, packet: &Packet, flow: &Flow) -> Option<()> {
         // One of the two is 0: the identifier stands in the source's place of a request
         // and in the destination's of a reply.
         Proto::Icmp | Proto::Icmpv6 => linear.store(l4 + field::ICMP_ID, (src | dst).to_be()),
+        Proto::Sctp => Some(()),
     }
 }
 

@@ -86,8 +86,9 @@ pub fn run(command: Command) -> Ran {
     finish(start(command))
 }
 
+/// Waits no longer than this for a command that [`start`] began.
 #[track_caller]
-fn finish_within(mut child: Child, patience: Duration) -> Ran {
+pub fn finish_within(mut child: Child, patience: Duration) -> Ran {
     // Both pipes are drained while it runs: a full one would stop it.
     let mut stdout = child.stdout.take().expect("a pipe");
     let mut stderr = child.stderr.take().expect("a pipe");

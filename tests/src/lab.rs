@@ -209,6 +209,30 @@ impl Lab {
         far
     }
 
+    /// One more namespace, for `attach`; returns its file.
+    pub fn add_namespace(&mut self, suffix: &str) -> String {
+        let name = format!("{}-{suffix}", self.host);
+        ip(&["netns", "add", &name]);
+        self.others.push(name.clone());
+        format!("/run/netns/{name}")
+    }
+
+    /// File of a container's namespace.
+    pub fn namespace_of(&self, container: &str) -> String {
+        let netns = self.dir.path().join("run/netns").join(container);
+        netns.display().to_string()
+    }
+
+    /// File of the host's namespace.
+    pub fn host_netns(&self) -> String {
+        format!("/run/netns/{}", self.host)
+    }
+
+    /// File of the outside machine's namespace.
+    pub fn outside_netns(&self) -> String {
+        format!("/run/netns/{}", self.outside)
+    }
+
     /// Runs a command on the far machine.
     pub fn far(&self, args: &[&str]) -> Ran {
         run(in_namespace(
@@ -244,7 +268,10 @@ impl Lab {
     /// The command that starts the agent, for tests that watch it fail.
     pub fn agent_command(&self) -> Command {
         let mut command = self.host_command(&[&netpath_binary()]);
-        command.args(["agent", "--uplink", UPLINK, "--max-flows", "16384"]);
+        command.args(["agent", "--uplink", UPLINK]);
+        if !self.options.iter().any(|option| option == "--max-flows") {
+            command.args(["--max-flows", "16384"]);
+        }
         command.args(self.folders());
         if !self.options.iter().any(|option| option == "--spares") {
             // What there is on a host is then what its containers need.
@@ -410,6 +437,25 @@ impl Lab {
     /// Starts a command on the outside machine whose output is wanted at its end.
     pub fn start_outside(&self, args: &[&str]) -> Child {
         start(in_namespace(&self.outside, args))
+    }
+
+    /// The network namespace of the outside machine.
+    pub fn outside_network(&self) -> fs::File {
+        fs::File::open(format!("/run/netns/{}", self.outside)).expect("the namespace")
+    }
+
+    /// The network namespaces of containers that run, by name.
+    #[track_caller]
+    pub fn networks_of(&self, names: &[String]) -> Vec<fs::File> {
+        let all = self.json(&["ps"]);
+        let pid = |name: &String| {
+            let rows = all.as_array().expect("rows");
+            let row = rows.iter().find(|row| row["name"] == name.as_str());
+            row.and_then(|row| row["pid"].as_u64())
+                .unwrap_or_else(|| panic!("{name} does not run: {all}"))
+        };
+        let open = |pid| fs::File::open(format!("/proc/{pid}/ns/net")).expect("the namespace");
+        names.iter().map(pid).map(open).collect()
     }
 
     /// An address of a container: of IPv4, or of IPv6.

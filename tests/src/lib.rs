@@ -1,6 +1,8 @@
 //! What the tests of netpath share.
 
 pub mod command;
+pub mod fuzz;
+pub mod inside;
 pub mod lab;
 pub mod packets;
 pub mod progrun;

@@ -5,8 +5,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use etherparse::{
     IcmpEchoHeader, Icmpv4Type, Icmpv6Type, IpHeaders, IpNumber, Ipv4Extensions, Ipv4Header,
     Ipv4Options, Ipv6Extensions, Ipv6FlowLabel, Ipv6Header, NetHeaders, PacketBuilder,
-    PacketHeaders, TcpHeader, TransportHeader,
+    PacketHeaders, PayloadSlice, TcpHeader, TransportHeader,
 };
+
+use crate::verify;
 
 /// TCP flags as on the wire.
 pub const FIN: u8 = 0x01;
@@ -31,7 +33,28 @@ pub enum L4 {
     Request(u16),
     /// An echo reply of this identifier.
     Reply(u16),
+    /// SCTP with these ports and a first chunk of this type.
+    Sctp(u16, u16, u8),
 }
+
+/// SCTP chunks (RFC 9260).
+pub const INIT: u8 = 1;
+/// See [`INIT`].
+pub const INIT_ACK: u8 = 2;
+/// See [`INIT`].
+pub const ABORT: u8 = 6;
+/// See [`INIT`].
+pub const SHUTDOWN: u8 = 7;
+/// See [`INIT`].
+pub const SHUTDOWN_ACK: u8 = 8;
+/// See [`INIT`].
+pub const COOKIE_ECHO: u8 = 10;
+/// See [`INIT`].
+pub const DATA: u8 = 0;
+
+/// Bytes of an SCTP packet before the payload: the common header, the chunk's header, and as
+/// much of the chunk as each INIT has.
+const SCTP_HEAD: usize = 12 + 4 + 16;
 
 /// A packet as its sender means it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -90,13 +113,15 @@ impl Sample {
         self
     }
 
-    /// The answer to it: addresses, ports and MAC addresses swapped.
+    /// The answer to it: addresses, ports and MAC addresses swapped. The flags are a chunk's
+    /// type in SCTP.
     pub fn answer(&self, flags: u8) -> Self {
         let l4 = match self.l4 {
             L4::Tcp(src, dst, _) => L4::Tcp(dst, src, flags),
             L4::Udp(src, dst) => L4::Udp(dst, src),
             L4::Request(id) => L4::Reply(id),
             L4::Reply(id) => L4::Request(id),
+            L4::Sctp(src, dst, _) => L4::Sctp(dst, src, flags),
         };
         Self::between(self.dst, self.src, l4).macs(self.mac_dst, self.mac_src)
     }
@@ -104,7 +129,7 @@ impl Sample {
     /// Source and destination port, or the echo identifier in both places.
     pub fn ports(&self) -> (u16, u16) {
         match self.l4 {
-            L4::Tcp(src, dst, _) | L4::Udp(src, dst) => (src, dst),
+            L4::Tcp(src, dst, _) | L4::Udp(src, dst) | L4::Sctp(src, dst, _) => (src, dst),
             L4::Request(id) | L4::Reply(id) => (id, id),
         }
     }
@@ -128,6 +153,10 @@ impl Sample {
                 step.tcp_header(header).write(&mut bytes, &self.payload)
             }
             L4::Udp(src, dst) => step.udp(src, dst).write(&mut bytes, &self.payload),
+            L4::Sctp(src, dst, chunk) => {
+                let sctp = sctp(src, dst, chunk, &self.payload);
+                step.write(&mut bytes, IpNumber::SCTP, &sctp)
+            }
             L4::Request(id) if v4 => {
                 let kind = Icmpv4Type::EchoRequest(echo(id));
                 step.icmpv4(kind).write(&mut bytes, &self.payload)
@@ -198,33 +227,21 @@ impl Sample {
             ),
             NetHeaders::Arp(_) => return None,
         };
-        let l4 = match headers.transport? {
-            TransportHeader::Tcp(tcp) => {
-                let flags = [
-                    (tcp.fin, FIN),
-                    (tcp.syn, SYN),
-                    (tcp.rst, RST),
-                    (tcp.ack, ACK),
-                ];
-                let flags = flags
-                    .iter()
-                    .filter(|(set, _)| *set)
-                    .map(|(_, bit)| bit)
-                    .sum();
-                L4::Tcp(tcp.source_port, tcp.destination_port, flags)
+        let mut payload = headers.payload.slice();
+        let l4 = match headers.transport {
+            None => {
+                let PayloadSlice::Ip(inside) = &headers.payload else {
+                    return None;
+                };
+                if inside.ip_number != IpNumber::SCTP || payload.len() < SCTP_HEAD {
+                    return None;
+                }
+                let port = |at: usize| u16::from_be_bytes([payload[at], payload[at + 1]]);
+                let l4 = L4::Sctp(port(0), port(2), payload[12]);
+                payload = &payload[SCTP_HEAD..];
+                l4
             }
-            TransportHeader::Udp(udp) => L4::Udp(udp.source_port, udp.destination_port),
-            TransportHeader::Icmpv4(icmp) => match icmp.icmp_type {
-                Icmpv4Type::EchoRequest(echo) => L4::Request(echo.id),
-                Icmpv4Type::EchoReply(echo) => L4::Reply(echo.id),
-                _ => return None,
-            },
-            TransportHeader::Icmpv6(icmp) => match icmp.icmp_type {
-                Icmpv6Type::EchoRequest(echo) => L4::Request(echo.id),
-                Icmpv6Type::EchoReply(echo) => L4::Reply(echo.id),
-                _ => return None,
-            },
-            TransportHeader::Igmp(_) => return None,
+            Some(transport) => read_transport(&transport)?,
         };
         let mac = |at: usize| frame[at..at + 6].try_into().expect("six bytes");
         Some(Self {
@@ -234,9 +251,59 @@ impl Sample {
             dst,
             ttl,
             l4,
-            payload: headers.payload.slice().to_vec(),
+            payload: payload.to_vec(),
         })
     }
+}
+
+/// An SCTP packet of one chunk, without what surrounds it.
+fn sctp(src: u16, dst: u16, chunk: u8, payload: &[u8]) -> Vec<u8> {
+    let tag = if chunk == INIT { 0 } else { 0x0102_0304u32 };
+    let len = (SCTP_HEAD - 12 + payload.len()) as u16;
+    let mut bytes = Vec::new();
+    bytes.extend(src.to_be_bytes());
+    bytes.extend(dst.to_be_bytes());
+    bytes.extend(tag.to_be_bytes());
+    bytes.extend([0; 4]);
+    bytes.extend([chunk, 0]);
+    bytes.extend(len.to_be_bytes());
+    bytes.resize(SCTP_HEAD, 7);
+    bytes.extend(payload);
+    let sum = verify::crc32c(&bytes);
+    bytes[8..12].copy_from_slice(&sum.to_le_bytes());
+    bytes
+}
+
+/// Ports and kind, if it is one of those that we make.
+fn read_transport(transport: &TransportHeader) -> Option<L4> {
+    Some(match transport {
+        TransportHeader::Tcp(tcp) => {
+            let flags = [
+                (tcp.fin, FIN),
+                (tcp.syn, SYN),
+                (tcp.rst, RST),
+                (tcp.ack, ACK),
+            ];
+            let flags = flags
+                .iter()
+                .filter(|(set, _)| *set)
+                .map(|(_, bit)| bit)
+                .sum();
+            L4::Tcp(tcp.source_port, tcp.destination_port, flags)
+        }
+        TransportHeader::Udp(udp) => L4::Udp(udp.source_port, udp.destination_port),
+        TransportHeader::Icmpv4(icmp) => match &icmp.icmp_type {
+            Icmpv4Type::EchoRequest(echo) => L4::Request(echo.id),
+            Icmpv4Type::EchoReply(echo) => L4::Reply(echo.id),
+            _ => return None,
+        },
+        TransportHeader::Icmpv6(icmp) => match &icmp.icmp_type {
+            Icmpv6Type::EchoRequest(echo) => L4::Request(echo.id),
+            Icmpv6Type::EchoReply(echo) => L4::Reply(echo.id),
+            _ => return None,
+        },
+        TransportHeader::Igmp(_) => return None,
+    })
 }
 
 /// An address.
@@ -322,4 +389,30 @@ pub fn solicitation(target: &str, options: &[u8]) -> Vec<u8> {
         .expect("an IPv6 address")
         .octets();
     [[0; 4].as_slice(), &target, options].concat()
+}
+
+/// "Too big" in IPv4's and IPv6's way, quoting that many bytes of an IP packet.
+pub fn too_big(
+    macs: [[u8; 6]; 2],
+    src: &str,
+    dst: &str,
+    ip_packet: &[u8],
+    quoted: usize,
+) -> Vec<u8> {
+    let step = PacketBuilder::ethernet2(macs[0], macs[1]);
+    let quoted = &ip_packet[..quoted.min(ip_packet.len())];
+    let mut frame = Vec::new();
+    let written = match (ip(src), ip(dst)) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => step
+            .ipv4(src.octets(), dst.octets(), 64)
+            .icmpv4_raw(3, 4, [0, 0, 5, 20])
+            .write(&mut frame, quoted),
+        (IpAddr::V6(src), IpAddr::V6(dst)) => step
+            .ipv6(src.octets(), dst.octets(), 64)
+            .icmpv6_raw(2, 0, [0, 0, 5, 20])
+            .write(&mut frame, quoted),
+        _ => panic!("two families"),
+    };
+    written.expect("a frame");
+    frame
 }

@@ -17,6 +17,7 @@ use netpath::datapath::rows::FlowRow;
 use netpath::datapath::{
     Datapath, DatapathOptions, EndpointSpec, NetworkSpec, OpenPortSpec, PortSpec, SweepReport,
 };
+use netpath_common::config::Timeouts;
 use netpath_common::endpoint::Veth;
 use netpath_common::policy::Policy;
 use netpath_common::tuple::Proto;
@@ -92,7 +93,7 @@ pub const MAC_GATEWAY_RED: [u8; 6] = [2, 0, 0, 0, 1, 2];
 pub const SNAT_PORTS: (u16, u16) = (30_000, 31_999);
 
 /// What a program says shall happen.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Action {
     /// To the stack, or to the next program (TC_ACT_UNSPEC).
     Pass,
@@ -463,7 +464,7 @@ impl Host {
             container_ip: ip([family.a, family.b][container]),
             container_port: to,
         };
-        self.datapath.publish(&spec).expect("published");
+        self.datapath.publish(&[spec]).expect("published");
     }
 
     /// Runs a hook's program on a frame. If the frame's checksums were right, they are right
@@ -608,6 +609,7 @@ fn open(folder: &Path, options: Options) -> Datapath {
         bpffs: folder.to_path_buf(),
         max_flows,
         max_flows_per_endpoint: Some(u32::MAX),
+        timeouts: Timeouts::DEFAULT,
         snat_ports,
         log: None,
     };

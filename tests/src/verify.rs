@@ -1,6 +1,6 @@
 //! Checks of frames by etherparse alone.
 
-use etherparse::{Icmpv6Type, NetHeaders, PacketHeaders, TransportHeader};
+use etherparse::{Icmpv6Type, IpNumber, NetHeaders, PacketHeaders, PayloadSlice, TransportHeader};
 
 /// Whether two checksums are the same number in one's complement, where 0 has two forms.
 fn same(a: u16, b: u16) -> bool {
@@ -12,7 +12,7 @@ pub fn is_well_formed(frame: &[u8]) -> bool {
     PacketHeaders::from_ethernet_slice(frame).is_ok()
 }
 
-/// Checks every checksum of a frame: IPv4 header, TCP, UDP, ICMP, ICMPv6.
+/// Checks every checksum of a frame: IPv4 header, TCP, UDP, ICMP, ICMPv6, SCTP.
 ///
 /// # Errors
 /// What is wrong.
@@ -35,7 +35,23 @@ pub fn checksums(frame: &[u8]) -> Result<(), String> {
         compare("IPv4", ip.header_checksum, ip.calc_header_checksum())?;
     }
     let Some(mut transport) = headers.transport else {
-        return Ok(());
+        return match headers.payload {
+            PayloadSlice::Ip(ip)
+                if ip.ip_number == IpNumber::SCTP && !ip.fragmented && ip.payload.len() >= 12 =>
+            {
+                let packet = ip.payload;
+                let there = [packet[8], packet[9], packet[10], packet[11]];
+                let mut blank = packet.to_vec();
+                blank[8..12].fill(0);
+                let right = crc32c(&blank).to_le_bytes();
+                if there == right {
+                    Ok(())
+                } else {
+                    Err(format!("SCTP checksum is {there:02x?}, not {right:02x?}"))
+                }
+            }
+            _ => Ok(()),
+        };
     };
     let (name, there) = match &transport {
         TransportHeader::Udp(udp) if udp.checksum == 0 => {
@@ -72,6 +88,14 @@ pub fn checksums(frame: &[u8]) -> Result<(), String> {
         TransportHeader::Igmp(igmp) => igmp.checksum,
     };
     compare(name, there, right)
+}
+
+/// CRC32c by the book, bit by bit (RFC 9260, appendix A).
+pub fn crc32c(bytes: &[u8]) -> u32 {
+    let step = |crc: u32| (crc >> 1) ^ (0x82f6_3b78 & (crc & 1).wrapping_neg());
+    !bytes.iter().fold(u32::MAX, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| step(crc))
+    })
 }
 
 /// A neighbour advertisement, read.

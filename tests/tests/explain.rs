@@ -214,6 +214,10 @@ fn what_is_explained_is_what_happens() {
         let said = real(&lab, "host", &["tcp", loopback, "8080", loopback]);
         assert_eq!(said, "ConnectionRefusedError");
         assert_eq!(explain(&lab, &["client", out, "icmp"])["verdict"], "sent");
+        assert_eq!(
+            explain(&lab, &["client", out, "sctp:9000"])["verdict"],
+            "sent"
+        );
         lab.exec("client", &["ping", "-c", "1", "-W", "5", out])
             .ok();
         holds(&lab, "host", &web, "tcp:80", "delivered web");

@@ -466,3 +466,41 @@ fn the_programs_own_messages_reach_the_agents_log_when_asked_for() {
         lab.stop_agent();
     }
 }
+
+#[test]
+fn a_namespace_that_is_deleted_behind_the_agent_leaves_nothing() {
+    let lab = Lab::new();
+    network(&lab);
+    let guest = format!("{}-gone", lab.host_namespace());
+    let path = format!("/run/netns/{guest}");
+    let ip = |args: &[&str]| {
+        let ran = std::process::Command::new("ip").args(args).status();
+        assert!(ran.is_ok_and(|status| status.success()), "ip {args:?}");
+    };
+    for by_hand in [true, false] {
+        ip(&["netns", "add", &guest]);
+        let attach = ["attach", "--name", "guest", "--netns", &path];
+        lab.netpath(&[attach.as_slice(), &["--network", "net"]].concat())
+            .ok();
+        let enter = format!("--net={path}");
+        lab.host(&["nsenter", &enter, "ping", "-c1", "-W5", "10.88.0.1"])
+            .ok();
+        ip(&["netns", "del", &guest]);
+        if by_hand {
+            lab.netpath(&["rm", "-f", "guest"]).ok();
+        }
+        eventually("nothing is left of it", || {
+            let endpoints = lab.json(&["endpoints"]);
+            let flows = lab.json(&["flows"]);
+            [endpoints, flows]
+                .iter()
+                .all(|rows| rows.as_array().is_some_and(Vec::is_empty))
+        });
+        if !by_hand {
+            lab.netpath(&["rm", "-f", "guest"]);
+        }
+    }
+    // The agent goes on.
+    lab.run("next", &["--network", "net"], &["sleep", "600"]);
+    lab.exec("next", &["ping", "-c1", "-W5", "10.88.0.1"]).ok();
+}

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 
+use crate::bench;
 use crate::host::{BPFFS, become_root, is_root};
 use crate::leftovers::{self, delete_namespace, end, namespaces, pins, remove_directory};
 
@@ -56,6 +57,11 @@ pub fn run() -> Result<()> {
     if demo.exists() {
         let result = remove_directory(demo);
         note(format!("directory {}", demo.display()), result);
+    }
+
+    for run in bench::killed() {
+        let result = bench::remove(&run);
+        note(format!("benchmark {}", run.display()), result);
     }
 
     if !problems.is_empty() {

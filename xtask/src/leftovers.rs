@@ -148,7 +148,8 @@ fn is_alive(id: i32) -> bool {
     })
 }
 
-fn names_in(directory: &Path, prefix: &str) -> Vec<String> {
+/// The names in a directory that begin so; none if it does not exist.
+pub fn names_in(directory: &Path, prefix: &str) -> Vec<String> {
     let Ok(entries) = fs::read_dir(directory) else {
         return Vec::new();
     };

@@ -1,10 +1,12 @@
 //! The project's chores: `cargo xtask VERB`.
 
 mod apt;
+mod bench;
 mod build;
 mod clean_machine;
 mod demo;
 mod fmt;
+mod fuzz;
 mod host;
 mod leftovers;
 mod lint;
@@ -58,11 +60,29 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         filters: Vec<String>,
     },
+    /// Give the programs random and damaged frames, and see that they do no harm
+    Fuzz {
+        /// For how long
+        #[arg(long, default_value_t = 10)]
+        minutes: u64,
+        /// Where the sequence of frames begins [default: by the clock]
+        #[arg(long)]
+        seed: Option<u64>,
+        /// Replace the corpus that the tests replay by what showed something new
+        #[arg(long)]
+        keep: bool,
+    },
     /// Show netpath at work between two network namespaces, and check what it shows
     Demo {
         /// Skip set-up and build
         #[arg(long, hide = true)]
         built: bool,
+    },
+    /// Build with optimisations and measure; the arguments are those of `netpath bench`
+    Bench {
+        /// See `netpath bench --help`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
     },
     /// Take away what tests and demonstrations that were killed left on this machine
     CleanMachine,
@@ -94,7 +114,17 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
             lint::run(&workspace, &toolchain)
         }
         Verb::Test { filters } => return test::run(&workspace, &filters),
+        Verb::Fuzz {
+            minutes,
+            seed,
+            keep,
+        } => {
+            setup::run(&workspace, Say::Summary)?;
+            let seed = seed.map_or_else(fuzz::seed_by_the_clock, Ok)?;
+            fuzz::run(&workspace, minutes, seed, keep)
+        }
         Verb::Demo { built } => demo::run(&workspace, built),
+        Verb::Bench { arguments } => return bench::run(&workspace, &arguments),
         Verb::CleanMachine => clean_machine::run(),
         Verb::Object => {
             let toolchain = setup::run(&workspace, Say::Summary)?;

@@ -162,7 +162,7 @@ fn forward(pipe: impl Read + Send + 'static, lines: Sender<String>) {
 }
 
 /// The variable by which cargo learns how to start programs of the host's target.
-fn runner_variable() -> String {
+pub fn runner_variable() -> String {
     let target = format!("{}-unknown-linux-{}", std::env::consts::ARCH, environment());
     format!(
         "CARGO_TARGET_{}_RUNNER",

@@ -245,7 +245,13 @@ impl Toolchain {
             }
         }
         let mut flags = OsString::from(format!("--cfg=bpf_target_arch=\"{arch}\""));
-        for flag in ["-Cdebuginfo=2", "-Clink-arg=--btf", "-Clinker="] {
+        for flag in [
+            "-Cdebuginfo=2",
+            "-Clink-arg=--btf",
+            // With it every store of more than a word becomes a call of a byte-wise `memset`.
+            "-Clink-arg=--disable-expand-memcpy-in-order",
+            "-Clinker=",
+        ] {
             flags.push("\x1f");
             flags.push(flag);
         }

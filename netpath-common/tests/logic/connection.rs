@@ -100,23 +100,93 @@ fn the_far_side_may_finish_first() {
 fn a_reset_ends_it_and_late_packets_still_pass() {
     for from_outside in [false, true] {
         let tcp = Tcp::established();
-        if from_outside {
-            tcp.inward(RST)
-        } else {
-            tcp.out(RST | ACK)
-        }
+        let reset = |tcp: &Tcp| {
+            if from_outside {
+                tcp.inward(RST)
+            } else {
+                tcp.out(RST | ACK)
+            }
+        };
+        let late = |tcp: &Tcp| {
+            if from_outside {
+                tcp.out(ACK)
+            } else {
+                tcp.inward(ACK)
+            }
+        };
+        reset(&tcp);
         assert_eq!(tcp.state(), FlowState::Reset);
-        // A forged reset must not cut a live connection: traffic keeps the flow.
+        // What was under way to whoever has reset it, and what that says to it.
         let (key, _, _) = tcp.model.connection();
         for _ in 0..5 {
+            late(&tcp);
             tcp.model.pass_seconds(9);
-            tcp.out(ACK);
-            tcp.inward(ACK);
+            reset(&tcp);
+            assert_eq!(tcp.state(), FlowState::Reset);
             assert!(!remove_if_idle(&tcp.model, &key));
         }
         tcp.model.pass_seconds(11);
         assert!(remove_if_idle(&tcp.model, &key));
     }
+}
+
+#[test]
+fn a_reset_that_neither_side_minds_ends_nothing() {
+    for from_outside in [false, true] {
+        let tcp = Tcp::established();
+        let forged = |tcp: &Tcp| {
+            if from_outside {
+                tcp.inward(RST)
+            } else {
+                tcp.out(RST | ACK)
+            }
+        };
+        // As often as anybody likes.
+        for round in 0..3 {
+            forged(&tcp);
+            assert_eq!(tcp.state(), FlowState::Reset, "round {round}");
+            tcp.model.pass_seconds(5);
+            tcp.out(ACK);
+            tcp.inward(ACK);
+            assert_eq!(tcp.state(), FlowState::Established, "round {round}");
+        }
+        let (key, _, _) = tcp.model.connection();
+        tcp.model.pass_seconds(7999);
+        assert!(!remove_if_idle(&tcp.model, &key));
+        // It still ends as others do.
+        tcp.out(FIN | ACK);
+        tcp.inward(FIN | ACK);
+        assert_eq!(tcp.state(), FlowState::Closed);
+    }
+}
+
+#[test]
+fn one_side_alone_does_not_undo_a_reset() {
+    let tcp = Tcp::established();
+    tcp.inward(RST);
+    tcp.out(ACK);
+    tcp.out(FIN | ACK);
+    assert_eq!(tcp.state(), FlowState::Reset);
+    let tcp = Tcp::established();
+    tcp.inward(RST);
+    tcp.inward(ACK);
+    assert_eq!(tcp.state(), FlowState::Reset);
+    // Nor does a handshake that both have forgotten.
+    tcp.inward(SYN | ACK);
+    tcp.out(0);
+    assert_eq!(tcp.state(), FlowState::Reset);
+}
+
+#[test]
+fn a_refused_connection_stays_reset() {
+    let tcp = Tcp::new();
+    tcp.inward(RST | ACK);
+    assert_eq!(tcp.state(), FlowState::Reset);
+    tcp.inward(RST | ACK);
+    assert_eq!(tcp.state(), FlowState::Reset);
+    let (key, _, _) = tcp.model.connection();
+    tcp.model.pass_seconds(11);
+    assert!(remove_if_idle(&tcp.model, &key));
 }
 
 #[test]

@@ -245,7 +245,8 @@ fn what_cannot_be_translated_is_dropped_under_its_reason() {
     make_fragment(&mut frame, true, 100);
     assert_eq!(drop(&frame), DropReason::Fragment);
     assert_eq!(model.flows.len(), 0);
-    assert_eq!(model.routes_asked.get(), 0);
+    // Of two of the flags, once a family: where would the lost flow of that connection have gone?
+    assert_eq!(model.routes_asked.get(), 4);
 }
 
 #[test]
@@ -383,4 +384,64 @@ fn a_flood_is_bounded_and_harms_nobody_else() {
     }
     assert_eq!(model.flows.len(), 0);
     assert_eq!(model.accounts.borrow().values().sum::<u32>(), 0);
+}
+
+#[test]
+fn mapping_and_filtering_are_as_documented() {
+    for family in FAMILIES {
+        let model = Model::new();
+        let udp = |src, dst: &str, port| Sample::new(family.a, dst, L4::Udp(src, port));
+        let elsewhere = family
+            .nobody
+            .replace("10.1.0", "203.0.113")
+            .replace("fd01", "2a00");
+        // A port of the range is kept, whatever the destination.
+        for (dst, port) in [(family.remote, 53), (family.remote, 54), (&*elsewhere, 53)] {
+            let outside = outside_port(&model, VETH_A, &udp(20_000, dst, port));
+            assert_eq!(outside, Ok(20_000));
+        }
+        // Another is replaced for each destination address and port.
+        let mut ports: Vec<u16> = (1..=20)
+            .map(|port| outside_port(&model, VETH_A, &udp(50_000, family.remote, port)).unwrap())
+            .collect();
+        let first = ports[0];
+        ports.sort_unstable();
+        ports.dedup();
+        assert!(ports.len() > 15, "{ports:?}");
+        // Only whoever was asked may answer: another port or address may not.
+        for (from, port, expected) in [
+            (family.remote, 1, true),
+            (family.remote, 99, false),
+            (&*elsewhere, 1, false),
+        ] {
+            let answer = Sample::new(from, family.uplink, L4::Udp(port, first));
+            let outcome = model.outside_sends(&answer.bytes()).unwrap();
+            assert_eq!(
+                matches!(outcome, Outcome::Sent(_)),
+                expected,
+                "{from}:{port}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_port_of_the_hosts_own_sockets_is_passed_over() {
+    let mut model = Model::new();
+    (model.config.snat_port_min, model.config.snat_port_max) = (20_000, 20_001);
+    model.host_sockets.borrow_mut().push(20_000);
+    for family in FAMILIES {
+        for (l4, expected) in [
+            (L4::Tcp(20_000, 443, SYN), 20_001),
+            (L4::Udp(20_000, 53), 20_001),
+            (L4::Request(20_000), 20_000),
+        ] {
+            let sample = Sample::new(family.a, family.remote, l4);
+            assert_eq!(
+                outside_port(&model, VETH_A, &sample),
+                Ok(expected),
+                "{l4:?}"
+            );
+        }
+    }
 }

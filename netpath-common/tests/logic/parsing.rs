@@ -39,6 +39,7 @@ fn assert_understood(frame: &[u8], sample: &Sample) {
         (L4::Request(id), true) => (Proto::Icmp, (id, 0), Transport::Ports),
         (L4::Request(id), false) => (Proto::Icmpv6, (id, 0), Transport::Ports),
         (L4::Reply(id), true) => (Proto::Icmp, (0, id), Transport::EchoReply),
+        (L4::Sctp(src, dst, _), _) => (Proto::Sctp, (src, dst), Transport::Ports),
         (L4::Reply(id), false) => (Proto::Icmpv6, (0, id), Transport::EchoReply),
     };
     assert_eq!(packet.tuple.src, Addr::from(sample.src));
@@ -325,8 +326,8 @@ fn mapped_addresses_on_the_wire_are_refused() {
 
 #[test]
 fn protocols_without_ports_never_open_a_flow() {
-    // IGMP, IPIP, SCTP, GRE, ESP; and the ICMP of the other family.
-    for number in [2, 4, 132, 47, 50] {
+    // IGMP, IPIP, DCCP, GRE, ESP; and the ICMP of the other family.
+    for number in [2, 4, 33, 47, 50] {
         for family in FAMILIES {
             let mut frame = Sample::new(family.a, family.remote, L4::Udp(1, 2)).bytes();
             frame[if family.a == V4.a { ETH + 9 } else { ETH + 6 }] = number;

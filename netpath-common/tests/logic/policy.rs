@@ -240,6 +240,15 @@ fn an_internal_network_reaches_its_gateway_and_itself() {
                 "{elsewhere}"
             );
         }
+        // Nor with the last of its time, with which it would have arrived at the host.
+        let last = Sample::new(family.a, family.uplink, PUBLISHED).ttl(1);
+        assert_eq!(
+            model.container_sends(VETH_A, &last.bytes()),
+            Err(DropReason::InternalNetwork)
+        );
+        let last = Sample::new(family.a, family.gateway, PUBLISHED).ttl(1);
+        let outcome = model.container_sends(VETH_A, &last.bytes());
+        assert_eq!(outcome, Ok(Outcome::Host));
         // A port that another network's container publishes at all addresses.
         model.publish(Proto::Tcp, family.any, 80, family.b, 80);
         assert_eq!(

@@ -278,5 +278,6 @@ fn kind_of(sample: &Sample) -> u8 {
         L4::Tcp(..) => 0,
         L4::Udp(..) => 1,
         L4::Request(_) | L4::Reply(_) => 2,
+        L4::Sctp(..) => 3,
     }
 }

@@ -16,7 +16,7 @@ use crate::container::{files, names, process};
 use crate::ipam::{allocate, check_wanted};
 use crate::netlink::netns;
 use crate::problem::{conflict, invalid};
-use crate::publish::{self, Binding, Reservation, reserve_all};
+use crate::publish::{self, Binding, Reservation, Surroundings, reserve_all};
 use crate::store::{
     Command, ContainerRecord, EndpointRecord, NetworkRecord, Origin, ProcessId, State,
 };
@@ -142,10 +142,15 @@ impl Agent {
                         .find(collides)
                         .map(|container| container.name.clone())
                 };
-                let reservations = blocking(|| {
-                    reserve_all(&mappings, families, &host, &mut held.ephemeral, &holder)
-                })?;
-                endpoint.ports = reservations.iter().map(|held| held.binding).collect();
+                let surroundings = Surroundings {
+                    families,
+                    host: &host,
+                    held: held.reservations.values().map(Vec::len).sum(),
+                    holder: &holder,
+                };
+                let reservations =
+                    blocking(|| reserve_all(&mappings, &surroundings, &mut held.ephemeral))?;
+                endpoint.ports = bindings(&reservations).collect();
                 Ok((endpoint, reservations))
             });
         match planned {
@@ -463,6 +468,11 @@ impl Agent {
         let record = self.store.container(name)?;
         Ok(self.view_container(&record, &self.store.networks()?))
     }
+}
+
+/// All bindings of some reservations.
+pub(super) fn bindings(reservations: &[Reservation]) -> impl Iterator<Item = Binding> {
+    reservations.iter().flat_map(Reservation::bindings)
 }
 
 fn refuse_to_remove(name: &str) -> anyhow::Error {

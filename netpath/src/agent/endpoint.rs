@@ -7,11 +7,12 @@ use std::net::IpAddr;
 use anyhow::{Context, Result};
 use ipnet::IpNet;
 
+use super::container::bindings;
 use super::spare::Spare;
 use super::{Agent, Held, blocking};
 use crate::datapath::{EndpointSpec, OpenPortSpec, PortSpec};
 use crate::netlink::{Netlink, NewVeth, netns, sysctl};
-use crate::publish::{Binding, Opened, reserve_binding};
+use crate::publish::{Binding, Opened, reserve_each};
 use crate::store::{ContainerRecord, EndpointRecord, NetworkRecord};
 
 /// Name of the interface in the container.
@@ -51,7 +52,9 @@ impl Agent {
         self.add_to_datapath(network, endpoint)?;
         let inside = Inside::new(network, endpoint, own);
         blocking(|| netns::inside(netns::borrow(netns), || inside.configure()))
-            .with_context(|| format!("cannot set up {INTERFACE} of container {name}"))
+            .with_context(|| format!("cannot set up {INTERFACE} of container {name}"))?;
+        self.announce(endpoint);
+        Ok(())
     }
 
     /// Puts an endpoint whose device is there, and its ports, into the maps.
@@ -61,9 +64,10 @@ impl Agent {
         endpoint: &EndpointRecord,
     ) -> Result<()> {
         let spec = endpoint_spec(network, endpoint);
+        let ports: Vec<PortSpec> = port_specs(endpoint).collect();
         self.with_datapath(|datapath| {
             datapath.add_endpoint(&spec)?;
-            port_specs(endpoint).try_for_each(|port| datapath.publish(&port))?;
+            datapath.publish(&ports)?;
             open_port_specs(network, endpoint).try_for_each(|port| datapath.open_port(&port))
         })
     }
@@ -84,9 +88,7 @@ impl Agent {
             let ports: Vec<PortSpec> = port_specs(endpoint).collect();
             problems.extend(
                 self.with_datapath(|datapath| {
-                    for port in &ports {
-                        datapath.unpublish(port)?;
-                    }
+                    datapath.unpublish(&ports)?;
                     if index != 0 {
                         datapath.remove_endpoint(index)
                     } else {
@@ -124,19 +126,15 @@ impl Agent {
                 continue;
             };
             let reservations = held.reservations.entry(container.name.clone()).or_default();
-            if reservations.len() == endpoint.ports.len() {
+            if bindings(reservations).count() == endpoint.ports.len() {
                 continue;
             }
-            let reserved: HashSet<Binding> = reservations.iter().map(|held| held.binding).collect();
-            for port in &endpoint.ports {
-                if reserved.contains(port) {
-                    continue;
-                }
-                match reserve_binding(*port) {
-                    Ok(reservation) => reservations.push(reservation),
-                    Err(error) => log::debug!("cannot reserve {port} again: {error}"),
-                }
-            }
+            let reserved: HashSet<Binding> = bindings(reservations).collect();
+            let missing = endpoint
+                .ports
+                .iter()
+                .filter(|port| !reserved.contains(port));
+            reservations.extend(reserve_each(missing.copied()));
         }
         Ok(())
     }
@@ -306,7 +304,9 @@ pub(super) fn open_port_specs(
     network: &NetworkRecord,
     endpoint: &EndpointRecord,
 ) -> impl Iterator<Item = OpenPortSpec> {
-    let published = endpoint.ports.iter().map(|binding| Opened {
+    // What is published at a loopback address is for the host alone.
+    let beyond = |binding: &&Binding| !binding.host_ip.is_loopback();
+    let published = endpoint.ports.iter().filter(beyond).map(|binding| Opened {
         v4: binding.host_ip.is_ipv4(),
         proto: binding.proto,
         port: binding.container_port,

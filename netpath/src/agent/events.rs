@@ -424,11 +424,12 @@ fn proto(text: &str) -> Result<Vec<u8>> {
         "icmpv6" => vec![Proto::Icmpv6 as u8],
         "tcp" => vec![Proto::Tcp as u8],
         "udp" => vec![Proto::Udp as u8],
+        "sctp" => vec![Proto::Sctp as u8],
         _ => match text.parse() {
             Ok(number) => vec![number],
             Err(_) => {
                 return Err(invalid(format!(
-                    "\"{text}\" is no protocol, write tcp, udp, icmp, icmpv6 or a number"
+                    "\"{text}\" is no protocol, write tcp, udp, sctp, icmp, icmpv6 or a number"
                 )));
             }
         },

@@ -1,11 +1,12 @@
 //! The agent: owner of networks, containers and published ports.
 //!
-//! * [`settings`]: what it was started with
+//! * [`settings`], [`timeouts`]: what it was started with; `snat_range`: ports that it keeps from
+//!   the host
 //! * [`lock`]: one agent for one set of folders and one network namespace
 //! * `network`, `container`, `attach`, `stop`: the operations of the API
 //! * `deny`: whom the uplinks do not let in; `events`: those who watch; `explain`: what would
 //!   become of a packet
-//! * `endpoint`: the kernel state of one container's interface
+//! * `endpoint`: the kernel state of one container's interface; `announce`: tells its neighbours
 //! * `reconcile`: at the start, makes kernel state and the store agree
 //! * `follow`: keeps up with the host's devices and addresses
 //! * `watch`: waits for processes
@@ -17,6 +18,7 @@
 //! something fails, both are undone at once; if the agent is killed in between, the next
 //! start finds the intent and undoes it. One operation runs at a time.
 
+mod announce;
 mod attach;
 mod container;
 mod deny;
@@ -29,8 +31,10 @@ mod network;
 pub mod purge;
 mod reconcile;
 pub mod settings;
+mod snat_range;
 mod spare;
 mod stop;
+pub mod timeouts;
 mod view;
 mod watch;
 
@@ -59,6 +63,7 @@ use crate::store::Store;
 use events::Watchers;
 use lock::Locks;
 use settings::Settings;
+use snat_range::Claim;
 use spare::Spares;
 
 /// How often idle flows are removed.
@@ -182,7 +187,11 @@ impl Agent {
         if let Some(cgroup) = &settings.cgroup {
             cgroup::check(cgroup)?;
         }
+        for warning in timeouts::warnings(&settings.timeouts) {
+            log::warn!("{warning}");
+        }
         // Nothing is made before all that can be asked was asked.
+        let claim = Claim::plan(&settings)?;
         let mut locks = Locks::take(&settings)?;
         lock::check_socket(&settings.socket)?;
         lock::raise_file_limit();
@@ -190,15 +199,17 @@ impl Agent {
         let options = DatapathOptions {
             bpffs: settings.bpffs.clone(),
             max_flows: settings.max_flows,
-            max_flows_per_endpoint: None,
+            max_flows_per_endpoint: settings.max_flows_per_container,
+            timeouts: settings.timeouts,
             snat_ports: settings.snat_ports,
             log: settings.log_datapath,
         };
         let datapath = blocking(|| Datapath::open(&options))?;
         locks.take_bpffs(&settings.bpffs)?;
+        claim.apply(&settings)?;
         let held = Held {
             reservations: HashMap::new(),
-            ephemeral: EphemeralPorts::read(settings.snat_ports),
+            ephemeral: EphemeralPorts::new(settings.snat_ports),
             host_addresses: Vec::new(),
             trusted: None,
             beyond_repair: HashSet::new(),

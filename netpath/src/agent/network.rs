@@ -255,6 +255,10 @@ impl Agent {
         for (setting, value) in [("accept_ra", "0"), ("accept_dad", "0"), ("forwarding", "1")] {
             sysctl::set(&format!("ipv6/conf/{name}/{setting}"), value)?;
         }
+        if record.policy.is_isolated(false) {
+            // Not even a link-local address.
+            sysctl::set(&format!("ipv6/conf/{name}/disable_ipv6"), "1")?;
+        }
         // Nobody lives at the other end; it is up for the gateway to have a carrier.
         let peer = gateway_peer(name);
         sysctl::set(&format!("ipv6/conf/{peer}/disable_ipv6"), "1")?;

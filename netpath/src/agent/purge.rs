@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 
 use super::lock::{Locks, lock_folders, lock_namespace, remove_socket};
 use super::settings::Settings;
+use super::snat_range;
 use crate::container::process;
 use crate::datapath::Datapath;
 use crate::doctor;
@@ -49,6 +50,9 @@ pub fn purge(settings: &Settings) -> Result<Vec<String>> {
         Datapath::purge(&settings.bpffs)
             .with_context(|| format!("cannot remove {}", settings.bpffs.display()))?;
         removed.push(format!("programs and maps in {}", settings.bpffs.display()));
+    }
+    if let Some(ports) = snat_range::give_back(&settings.run_dir)? {
+        removed.push(format!("reservation of ports {ports}"));
     }
     match remove_socket(&settings.socket) {
         Ok(true) => removed.push(settings.socket.display().to_string()),

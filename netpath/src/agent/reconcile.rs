@@ -11,6 +11,7 @@ use std::sync::{Arc, PoisonError};
 
 use anyhow::{Context, Result};
 
+use super::container::bindings;
 use super::endpoint::{open_port_specs, port_specs};
 use super::watch::Role;
 use super::{Agent, Held, blocking};
@@ -158,8 +159,7 @@ impl Agent {
             let reservations = held.reservations.get(&container.name);
             let reserved: HashSet<Binding> = reservations
                 .into_iter()
-                .flatten()
-                .map(|held| held.binding)
+                .flat_map(|held| bindings(held))
                 .collect();
             for port in &endpoint.ports {
                 if !reserved.contains(port) {

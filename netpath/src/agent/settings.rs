@@ -1,12 +1,14 @@
 //! What an agent is started with: command line over file over defaults.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use netpath_common::config::DEFAULT_SNAT_PORTS;
+use netpath_common::config::{DEFAULT_SNAT_PORTS, Timeouts};
 use serde::Deserialize;
 
+use super::timeouts;
 use crate::datapath::gate::Wish;
 use crate::netlink::Netlink;
 use crate::problem::{invalid, not_found};
@@ -27,6 +29,9 @@ pub const MAX_FLOWS: u32 = 131_072;
 const SPARES: usize = 8;
 /// More spares than that would be made for longer than anybody starts containers at once.
 const MAX_SPARES: usize = 1024;
+
+/// With fewer a container could not even fetch a page with its pictures.
+const MIN_FLOWS_PER_CONTAINER: u32 = 16;
 
 /// An agent's settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +54,10 @@ pub struct Settings {
     pub max_flows: u32,
     /// Interfaces that are kept ready for the next containers.
     pub spares: usize,
+    /// Connections that one container can have; `None` is a quarter of the table.
+    pub max_flows_per_container: Option<u32>,
+    /// How long connections may be silent.
+    pub timeouts: Timeouts,
     /// Level of the programs' own messages.
     pub log_datapath: Option<log::LevelFilter>,
     /// XDP on the uplinks.
@@ -78,6 +87,11 @@ pub struct Wishes {
     pub max_flows: Option<u32>,
     /// Interfaces that are kept ready for the next containers.
     pub spares: Option<usize>,
+    /// Connections that one container can have.
+    pub max_flows_per_container: Option<u32>,
+    /// Idle times in seconds, by name.
+    #[serde(default)]
+    pub timeouts: BTreeMap<String, u32>,
     /// Level of the programs' own messages.
     pub log_datapath: Option<String>,
     /// XDP on the uplinks: `auto`, `native`, `generic` or `off`.
@@ -122,6 +136,16 @@ impl Wishes {
             snat_ports: self.snat_ports.or(other.snat_ports),
             max_flows: self.max_flows.or(other.max_flows),
             spares: self.spares.or(other.spares),
+            max_flows_per_container: self
+                .max_flows_per_container
+                .or(other.max_flows_per_container),
+            // Each idle time for itself. The file may write `_` where flags have `-`.
+            timeouts: other
+                .timeouts
+                .into_iter()
+                .chain(self.timeouts)
+                .map(|(name, seconds)| (timeouts::canonical(&name), seconds))
+                .collect(),
             log_datapath: self.log_datapath.or(other.log_datapath),
             xdp: self.xdp.or(other.xdp),
         }
@@ -145,6 +169,14 @@ impl Wishes {
                 "spares {spares} is out of range, choose 0 to {MAX_SPARES}"
             )));
         }
+        if let Some(max) = self.max_flows_per_container
+            && !(MIN_FLOWS_PER_CONTAINER..=max_flows).contains(&max)
+        {
+            return Err(invalid(format!(
+                "max-flows-per-container {max} is out of range, choose \
+                 {MIN_FLOWS_PER_CONTAINER} to {max_flows}, which is max-flows"
+            )));
+        }
         Ok(Settings {
             uplinks: self.uplinks,
             socket: absolute(self.socket.unwrap_or_else(|| run_dir.join(SOCKET)))?,
@@ -157,6 +189,8 @@ impl Wishes {
                 .map_or(Ok(DEFAULT_SNAT_PORTS), |text| parse_ports(&text))?,
             max_flows,
             spares,
+            max_flows_per_container: self.max_flows_per_container,
+            timeouts: timeouts::apply(&self.timeouts)?,
             log_datapath: self
                 .log_datapath
                 .map(|level| parse_level(&level))
@@ -321,5 +355,38 @@ mod tests {
             ..Wishes::default()
         };
         assert!(wishes.settings().is_err());
+        for max in [0, 15, 4097] {
+            let wishes = Wishes {
+                max_flows: Some(4096),
+                max_flows_per_container: Some(max),
+                ..Wishes::default()
+            };
+            let error = wishes.settings().unwrap_err().to_string();
+            assert!(error.contains("choose 16 to 4096"), "{error}");
+        }
+    }
+
+    #[test]
+    fn idle_times_are_taken_one_by_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("netpath.toml");
+        fs::write(
+            &path,
+            "max_flows_per_container = 100\n[timeouts]\ntcp_established = 9000\nicmp = 70\n",
+        )
+        .unwrap();
+        let flags = Wishes {
+            timeouts: [("icmp".to_owned(), 80), ("tcp-closed".to_owned(), 5)].into(),
+            ..Wishes::default()
+        };
+        let settings = flags.or(Wishes::read(&path).unwrap()).settings().unwrap();
+        let expected = Timeouts {
+            tcp_established: 9000,
+            tcp_closed: 5,
+            icmp: 80,
+            ..Timeouts::DEFAULT
+        };
+        assert_eq!(settings.timeouts, expected);
+        assert_eq!(settings.max_flows_per_container, Some(100));
     }
 }

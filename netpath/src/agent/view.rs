@@ -5,7 +5,7 @@ use std::sync::PoisonError;
 use anyhow::Result;
 use ipnet::IpNet;
 
-use super::Agent;
+use super::{Agent, timeouts};
 use crate::api::types::{Container, Network, Status, UplinkStatus};
 use crate::store::{ContainerRecord, NetworkRecord, Origin, State};
 
@@ -20,6 +20,9 @@ impl Agent {
             .iter()
             .filter(|container| container.is_exited())
             .count();
+        // What is in force, whatever was asked for.
+        let (config, max_flows) =
+            self.with_datapath(|datapath| Ok((datapath.config()?, datapath.flow_capacity()?)))?;
         let uplinks = self.uplinks.lock().unwrap_or_else(PoisonError::into_inner);
         let settings = &self.settings;
         Ok(Status {
@@ -43,7 +46,10 @@ impl Agent {
             networks: self.store.networks()?.len(),
             running: containers.len() - exited,
             exited,
-            snat_ports: settings.snat_ports,
+            snat_ports: (config.snat_port_min, config.snat_port_max),
+            max_flows,
+            max_flows_per_container: config.max_flows_per_endpoint,
+            timeouts: timeouts::by_name(&config.timeouts),
             run_dir: settings.run_dir.clone(),
             state_dir: settings.state_dir.clone(),
             bpffs: settings.bpffs.clone(),

@@ -29,6 +29,12 @@ pub struct Status {
     pub exited: usize,
     /// Ports of masqueraded connections, first and last.
     pub snat_ports: (u16, u16),
+    /// Connections that the flow table can hold.
+    pub max_flows: u32,
+    /// Connections that one container can have.
+    pub max_flows_per_container: u32,
+    /// How long connections may be silent, in seconds.
+    pub timeouts: BTreeMap<String, u32>,
     /// Folder of sockets, logs and namespaces.
     pub run_dir: PathBuf,
     /// Folder of the store.

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result};
 use super::Context;
 use crate::agent;
 use crate::agent::settings::Wishes;
+use crate::agent::timeouts;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -38,6 +39,15 @@ pub struct Args {
     /// or off [default: auto]
     #[arg(long, value_name = "MODE")]
     xdp: Option<String>,
+
+    /// Connections that one container can have [default: a quarter of --max-flows]
+    #[arg(long, value_name = "N")]
+    max_flows_per_container: Option<u32>,
+
+    /// Seconds after which a silent connection is forgotten, like tcp-established=8000; may be
+    /// repeated. "netpath status" shows all names and values
+    #[arg(long = "timeout", value_name = "NAME=SECONDS", value_delimiter = ',')]
+    timeouts: Vec<String>,
 
     /// Let the programs log what they do: error, warn, info, debug or trace [default: off]
     #[arg(long, value_name = "LEVEL")]
@@ -91,6 +101,12 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
         snat_ports: args.snat_ports,
         max_flows: args.max_flows,
         spares: args.spares,
+        max_flows_per_container: args.max_flows_per_container,
+        timeouts: args
+            .timeouts
+            .iter()
+            .map(|text| timeouts::parse(text))
+            .collect::<Result<_>>()?,
         log_datapath: args.log_datapath,
         xdp: args.xdp,
         ..Wishes::default()

@@ -14,7 +14,7 @@ pub struct Args {
     source: String,
     /// Whom it dials: a container or an address
     destination: String,
-    /// tcp:PORT, udp:PORT, icmp, or the number of another protocol
+    /// tcp:PORT, udp:PORT, sctp:PORT, icmp, or the number of another protocol
     #[arg(value_name = "PROTO[:PORT]")]
     proto: String,
     /// The source address that the packet has, if it is not the sender's own

@@ -2,6 +2,7 @@
 
 mod agent;
 mod attach;
+mod bench;
 mod deny;
 mod doctor;
 mod exec;
@@ -101,6 +102,11 @@ enum Verb {
     Doctor,
     /// Remove everything that an agent made; the agent must not run
     Purge(purge::Args),
+    /// Measure how fast packets go, beside other ways of connecting containers
+    Bench(bench::Args),
+    /// The traffic generator of `bench`
+    #[command(hide = true)]
+    BenchWorker(bench::WorkerArgs),
     /// The supervisor of a detached container
     #[command(hide = true)]
     Shim,
@@ -221,10 +227,11 @@ fn sentence(error: &clap::Error) -> String {
 
 fn dispatch(verb: Verb, context: &Context) -> Result<ExitCode> {
     match verb {
-        // These three have exit codes of their own.
+        // These four have exit codes of their own.
         Verb::Run(args) => return run::run(args, context),
         Verb::Exec(args) => return exec::run(args, context),
         Verb::Doctor => return doctor::run(context),
+        Verb::Bench(args) => return bench::run(args, context),
         Verb::Agent(args) => agent::run(args, context),
         Verb::Network(args) => network::run(args, context),
         Verb::Attach(args) => attach::run(args, context),
@@ -244,6 +251,7 @@ fn dispatch(verb: Verb, context: &Context) -> Result<ExitCode> {
         Verb::Counters => records::run("counters", context),
         Verb::Status => status::run(context),
         Verb::Purge(args) => purge::run(args, context),
+        Verb::BenchWorker(args) => bench::work(&args),
         Verb::Shim => shim::run(),
     }
     .map(|()| ExitCode::SUCCESS)

@@ -14,7 +14,7 @@ pub struct Args {
     /// Only flows that begin and end [default: drops and flows]
     #[arg(long)]
     flows: bool,
-    /// Only these protocols: tcp, udp, icmp, icmpv6 or a number
+    /// Only these protocols: tcp, udp, sctp, icmp, icmpv6 or a number
     #[arg(long, value_name = "PROTO")]
     proto: Vec<String>,
     /// Only what comes from or goes to these addresses or prefixes, translated or not

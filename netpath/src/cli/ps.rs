@@ -7,6 +7,7 @@ use anyhow::Result;
 use super::Context;
 use crate::api::types::Container;
 use crate::output::{Format, duration, print, print_json, table};
+use crate::publish::runs;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -57,7 +58,7 @@ fn row(container: &Container, now: u64) -> Vec<String> {
                 .map_or(address.as_str(), |(ip, _)| ip)
         })
         .collect();
-    let mut ports: Vec<String> = container.ports.iter().map(ToString::to_string).collect();
+    let mut ports = runs::show(&container.ports);
     for opened in container.opened.iter().map(ToString::to_string) {
         // Once for both families.
         if !ports.contains(&opened) {

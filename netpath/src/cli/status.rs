@@ -35,14 +35,23 @@ pub fn run(context: &Context) -> Result<()> {
         };
         text.push_str(&format!("uplink      {} ({how}; XDP {xdp})\n", uplink.name));
     }
+    let timeouts: Vec<String> = status
+        .timeouts
+        .iter()
+        .map(|(name, seconds)| format!("{name}={seconds}"))
+        .collect();
     text.push_str(&format!(
         "networks    {}\ncontainers  {} running, {} exited\nsnat ports  {}-{}\n\
+         flows       at most {}, {} a container\ntimeouts    {}\n\
          run dir     {}\nstate dir   {}\nbpffs       {}\n",
         status.networks,
         status.running,
         status.exited,
         status.snat_ports.0,
         status.snat_ports.1,
+        status.max_flows,
+        status.max_flows_per_container,
+        timeouts.join(", "),
         status.run_dir.display(),
         status.state_dir.display(),
         status.bpffs.display(),

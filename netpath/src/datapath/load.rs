@@ -16,12 +16,13 @@ use nix::sys::statfs::{FsType, statfs};
 use super::spec::DatapathOptions;
 use super::tables::Tables;
 use super::{attach, cgroup, link, stages};
+use crate::container::names;
 
 /// The programs, as compiled by the build script.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("NETPATH_EBPF_OBJECT"));
 
 /// Maps that outlive the agent. A record whose layout changes gets a new name here.
-const PINNED: [&str; 19] = [
+const PINNED: [&str; 20] = [
     "flows",
     "endpoints",
     "veths",
@@ -36,6 +37,7 @@ const PINNED: [&str; 19] = [
     "config",
     "counters",
     "drops",
+    "snat_retries",
     "sock_nat",
     "policies",
     "open_ports",
@@ -44,6 +46,9 @@ const PINNED: [&str; 19] = [
 ];
 
 const BPF_FS_MAGIC: FsType = FsType(0xcafe_4a11);
+
+/// A connection has an entry for each direction.
+const ENTRIES_PER_FLOW: u32 = 2;
 
 /// One endpoint may have this part of the flow table: three that flood leave a quarter to
 /// the others.
@@ -135,12 +140,20 @@ pub fn open(options: &DatapathOptions) -> Result<(Programs, Tables)> {
     match opened {
         Ok((programs, mut tables)) => {
             let (snat_port_min, snat_port_max) = options.snat_ports;
+            // The next agent needs the same secret to find the ports of lost flows.
+            let mut port_secret = tables.config()?.port_secret;
+            if port_secret == [0; 2] {
+                port_secret = [names::random()?, names::random()?].map(u64::from_ne_bytes);
+            }
             tables.set_config(&Config {
                 snat_port_min,
                 snat_port_max,
-                max_flows_per_endpoint: options
-                    .max_flows_per_endpoint
-                    .unwrap_or((options.max_flows / FLOOD_SHARE).max(1)),
+                max_flows_per_endpoint: match options.max_flows_per_endpoint {
+                    Some(max) => max,
+                    None => (flow_capacity(&options.bpffs)? / FLOOD_SHARE).max(1),
+                },
+                timeouts: options.timeouts,
+                port_secret,
                 ..Config::default()
             })?;
             Ok((programs, tables))
@@ -157,7 +170,7 @@ pub fn open(options: &DatapathOptions) -> Result<(Programs, Tables)> {
 fn load(options: &DatapathOptions) -> Result<Programs> {
     let entries = options
         .max_flows
-        .checked_mul(2)
+        .checked_mul(ENTRIES_PER_FLOW)
         .context("--max-flows is too large")?;
     let level = options.log.map_or(0, |level| level as u8);
     let kernel = kernel_version()?;
@@ -226,11 +239,19 @@ fn check_pinned(bpffs: &Path, flow_entries: u32) -> Result<()> {
         if name == "flows" && info.max_entries() != flow_entries {
             warn!(
                 "the flow table keeps its size of {} connections until `netpath purge`",
-                info.max_entries() / 2
+                info.max_entries() / ENTRIES_PER_FLOW
             );
         }
     }
     Ok(())
+}
+
+/// Connections that the flow table can hold: a pinned one keeps its size.
+pub(super) fn flow_capacity(bpffs: &Path) -> Result<u32> {
+    let flows = bpffs.join("flows");
+    let info = MapInfo::from_pin(&flows)
+        .with_context(|| format!("cannot read the pinned map {}", flows.display()))?;
+    Ok(info.max_entries() / ENTRIES_PER_FLOW)
 }
 
 /// Makes the folder of the pins; true if it was not there.

@@ -29,10 +29,13 @@ mod tables;
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use aya::maps::MapData;
 use netpath_common::addr::{Addr, Mac};
+use netpath_common::config::Config;
 use netpath_common::endpoint::{Endpoint, EndpointKey, MAX_ENDPOINTS, Veth};
 use netpath_common::network::{HostAddr, Network, Uplink};
 use netpath_common::policy::{ICC_OFF, INTERNAL, OpenPort, Trusted};
@@ -52,6 +55,8 @@ pub struct Datapath {
     bpffs: PathBuf,
     /// The slot of each endpoint, by ifindex of its veth.
     slots: HashMap<u32, u32>,
+    /// What is in map `ports`, with the slot of its endpoint.
+    ports: HashMap<PortKey, u32>,
 }
 
 /// What is to stay when an agent takes over; see [`Datapath::retain`].
@@ -86,11 +91,17 @@ impl Datapath {
             .iter()?
             .map(|(ifindex, veth)| (ifindex, veth.slot))
             .collect();
+        let ports = tables
+            .ports
+            .iter()?
+            .map(|(key, target)| (key, target.slot))
+            .collect();
         Ok(Self {
             programs,
             tables,
             bpffs: options.bpffs.clone(),
             slots,
+            ports,
         })
     }
 
@@ -290,9 +301,10 @@ impl Datapath {
     pub fn remove_endpoint(&mut self, ifindex: u32) -> Result<()> {
         let slot = self.slots.remove(&ifindex);
         if let Some(slot) = slot {
-            self.tables
-                .ports
-                .retain_values(|target| target.slot != slot)?;
+            // The map itself would have to be read as a whole, whoever's ports are in it.
+            let own = self.ports.iter().filter(|(_, owner)| **owner == slot);
+            let keys: Vec<PortKey> = own.map(|(key, _)| *key).collect();
+            self.unpublish_keys(&keys)?;
             self.tables
                 .open_ports
                 .retain_values(|owner| *owner != slot)?;
@@ -317,37 +329,68 @@ impl Datapath {
         attach::detach(&self.bpffs, Hook::Container, ifindex)
     }
 
-    /// Publishes a port of an endpoint.
+    /// Publishes ports of one endpoint or several; a thousand cost hardly more than one.
     ///
     /// # Errors
-    /// If the endpoint is unknown or the families of the addresses differ.
-    pub fn publish(&mut self, port: &PortSpec) -> Result<()> {
-        ensure!(
-            port.host_ip.is_ipv4() == port.container_ip.is_ipv4(),
-            "cannot publish {} at {}: the families of the addresses differ",
-            port.container_ip,
-            port.host_ip
-        );
-        let veth = self
-            .tables
-            .veths
-            .get(&port.endpoint_ifindex)?
-            .with_context(|| format!("no endpoint behind device {}", port.endpoint_ifindex))?;
-        let target = PortTarget {
-            addr: port.container_ip.into(),
-            port: port.container_port,
-            network: veth.network,
-            slot: veth.slot,
-        };
-        self.tables.ports.insert(port_key(port), target)
+    /// If an endpoint is unknown or the families of addresses differ, none is published; if
+    /// the map is full, some may be.
+    pub fn publish(&mut self, ports: &[PortSpec]) -> Result<()> {
+        let mut veths = HashMap::new();
+        let mut entries = Vec::with_capacity(ports.len());
+        for port in ports {
+            ensure!(
+                port.host_ip.is_ipv4() == port.container_ip.is_ipv4(),
+                "cannot publish {} at {}: the families of the addresses differ",
+                port.container_ip,
+                port.host_ip
+            );
+            let ifindex = port.endpoint_ifindex;
+            let veth: Veth = match veths.get(&ifindex) {
+                Some(veth) => *veth,
+                None => {
+                    let veth = self.tables.veths.get(&ifindex)?;
+                    let veth =
+                        veth.with_context(|| format!("no endpoint behind device {ifindex}"))?;
+                    veths.insert(ifindex, veth);
+                    veth
+                }
+            };
+            let target = PortTarget {
+                addr: port.container_ip.into(),
+                port: port.container_port,
+                network: veth.network,
+                slot: veth.slot,
+            };
+            entries.push((port_key(port), target));
+        }
+        let owners = entries.iter().map(|(key, target)| (*key, target.slot));
+        self.ports.extend(owners);
+        batch::write(self.ports_map()?.fd().as_fd(), &entries)
     }
 
-    /// Takes a published port back.
+    /// Takes published ports back.
     ///
     /// # Errors
     /// If the kernel refuses; what is gone already is fine.
-    pub fn unpublish(&mut self, port: &PortSpec) -> Result<()> {
-        self.tables.ports.remove(&port_key(port))
+    pub fn unpublish(&mut self, ports: &[PortSpec]) -> Result<()> {
+        let keys: Vec<PortKey> = ports.iter().map(port_key).collect();
+        self.unpublish_keys(&keys)
+    }
+
+    fn unpublish_keys(&mut self, keys: &[PortKey]) -> Result<()> {
+        if keys.is_empty() {
+            return Ok(());
+        }
+        batch::remove(self.ports_map()?.fd().as_fd(), keys)?;
+        for key in keys {
+            self.ports.remove(key);
+        }
+        Ok(())
+    }
+
+    /// Map `ports` for batches: aya does not lend the descriptor of a typed map.
+    fn ports_map(&self) -> Result<MapData> {
+        load::pinned(&self.bpffs, "ports")
     }
 
     /// Opens a port of an endpoint to those who reach the container by its own address, as far
@@ -393,7 +436,9 @@ impl Datapath {
     /// If the kernel refuses.
     pub fn retain(&mut self, keep: &Keep) -> Result<()> {
         let ports: HashSet<PortKey> = keep.ports.iter().map(port_key).collect();
-        self.tables.ports.retain(|key| ports.contains(key))?;
+        let foreign = self.ports.keys().filter(|key| !ports.contains(key));
+        let foreign: Vec<PortKey> = foreign.copied().collect();
+        self.unpublish_keys(&foreign)?;
         let open: HashSet<OpenPort> = keep.open_ports.iter().map(open_key).collect();
         self.tables.open_ports.retain(|key| open.contains(key))?;
         let veths: Vec<u32> = self.tables.veths.keys()?;
@@ -427,6 +472,22 @@ impl Datapath {
         })?;
         // No device has a program of an earlier agent any more.
         stages::retain(&self.bpffs, &self.programs)
+    }
+
+    /// What the programs go by.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn config(&self) -> Result<Config> {
+        self.tables.config()
+    }
+
+    /// Connections that the flow table can hold.
+    ///
+    /// # Errors
+    /// If its pin is gone.
+    pub fn flow_capacity(&self) -> Result<u32> {
+        load::flow_capacity(&self.bpffs)
     }
 
     /// The messages of the programs themselves, if they were asked for; drain it whenever

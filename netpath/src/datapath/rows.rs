@@ -7,6 +7,7 @@ use aya::maps::MapError;
 use netpath_common::counter::{Count, Hook, HookCounters};
 use netpath_common::flow::{Direction, Flow};
 use netpath_common::reason::DropReason;
+use netpath_common::search::{BUCKETS, EXHAUSTED, least};
 use netpath_common::tuple::Tuple;
 use serde::{Deserialize, Serialize};
 
@@ -163,7 +164,7 @@ impl Datapath {
         Ok(rows)
     }
 
-    /// The counters of all hooks.
+    /// The counters of all hooks, and how many ports were taken when a source port was sought.
     ///
     /// # Errors
     /// If the kernel refuses.
@@ -189,6 +190,15 @@ impl Datapath {
             row("dropped", |c| c.dropped);
             row("new_flows", |c| Count {
                 packets: c.new_flows,
+                bytes: 0,
+            });
+        }
+        let cpus = self.tables.snat_retries.get(&0, 0)?;
+        for bucket in 0..BUCKETS {
+            rows.push(CounterRow {
+                hook: "snat".to_owned(),
+                counter: search_name(bucket),
+                packets: cpus.iter().map(|cpu| cpu.buckets[bucket]).sum(),
                 bytes: 0,
             });
         }
@@ -248,6 +258,16 @@ fn flow_row(key: &Tuple, flow: &Flow, reply: Option<&Flow>, now: u32) -> FlowRow
         reply_packets: reply.map_or(0, |r| r.packets),
         reply_bytes: reply.map_or(0, |r| r.bytes),
         idle: now.saturating_sub(last_seen),
+    }
+}
+
+/// What is counted in a bucket of searches: `retries_0`, `retries_2_to_3`, `exhausted`.
+fn search_name(bucket: usize) -> String {
+    let (first, last) = (least(bucket), least(bucket + 1) - 1);
+    match bucket {
+        EXHAUSTED => "exhausted".to_owned(),
+        _ if first == last => format!("retries_{first}"),
+        _ => format!("retries_{first}_to_{last}"),
     }
 }
 

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
+use netpath_common::config::Timeouts;
 use netpath_common::policy::Policy;
 use netpath_common::tuple::Proto;
 
@@ -16,6 +17,8 @@ pub struct DatapathOptions {
     pub max_flows: u32,
     /// Connections that one endpoint may have at a time; a quarter of all by default.
     pub max_flows_per_endpoint: Option<u32>,
+    /// How long connections may be silent.
+    pub timeouts: Timeouts,
     /// First and last port of masqueraded flows.
     pub snat_ports: (u16, u16),
     /// Level of the programs' own log messages; `None` keeps them out of the programs.

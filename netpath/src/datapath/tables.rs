@@ -16,6 +16,7 @@ use netpath_common::link::{Receiver, Sender, receiver_place, sender_place};
 use netpath_common::network::{HostAddr, Network, Uplink};
 use netpath_common::policy::{OpenPort, Policy, Trusted};
 use netpath_common::port::{PortKey, PortTarget};
+use netpath_common::search::Searches;
 use netpath_common::socket::{Dialled, SocketPeer};
 use netpath_common::tuple::Tuple;
 
@@ -33,6 +34,7 @@ pub struct Tables {
     pub counters: PerCpuArray<MapData, HookCounters>,
     pub drops: PerCpuHashMap<MapData, DropKey, Count>,
     pub denied: LpmTrie<MapData, Addr, Denied>,
+    pub snat_retries: PerCpuArray<MapData, Searches>,
     subnets: LpmTrie<MapData, Addr, u16>,
     senders: Array<MapData, Sender>,
     receivers: Array<MapData, Receiver>,
@@ -60,6 +62,7 @@ impl Tables {
             counters: PerCpuArray::try_from(take("counters")?)?,
             drops: PerCpuHashMap::try_from(take("drops")?)?,
             denied: LpmTrie::try_from(take("denied")?)?,
+            snat_retries: PerCpuArray::try_from(take("snat_retries")?)?,
             subnets: LpmTrie::try_from(take("subnets")?)?,
             senders: Array::try_from(take("senders")?)?,
             receivers: Array::try_from(take("receivers")?)?,
@@ -86,6 +89,7 @@ impl Tables {
             "host_addrs" => sizes::<Addr, HostAddr>(),
             "counters" => sizes::<u32, HookCounters>(),
             "drops" => sizes::<DropKey, Count>(),
+            "snat_retries" => sizes::<u32, Searches>(),
             "slots" => sizes::<u32, Slot>(),
             "senders" => sizes::<u32, Sender>(),
             "receivers" => sizes::<u32, Receiver>(),

@@ -1,8 +1,16 @@
 //! Published ports: Docker's `-p` grammar, and sockets that really reserve what it names.
+//!
+//! * `spec`: the grammar; `allocate`: which ports its mappings get
+//! * [`ephemeral`]: the ports of those that name none
+//! * `reserve`: the sockets; `owner`: who else has a port
+//! * [`runs`]: many bindings in few words
 
+mod allocate;
+pub mod ephemeral;
 mod opened;
 mod owner;
 mod reserve;
+pub mod runs;
 mod spec;
 
 use std::fmt;
@@ -11,9 +19,11 @@ use std::net::{IpAddr, SocketAddr};
 use netpath_common::tuple::Proto;
 use serde::{Deserialize, Serialize};
 
+pub use allocate::{Surroundings, reserve_all};
+pub use ephemeral::EphemeralPorts;
 pub use opened::{Opened, split};
 pub use owner::{Holder, find_holder};
-pub use reserve::{EphemeralPorts, Reservation, reserve_all, reserve_binding};
+pub use reserve::{Reservation, reserve_each};
 pub use spec::{HostPorts, Mapping, parse};
 
 /// A published port as it is in force: one family, one number.
@@ -42,13 +52,14 @@ impl Binding {
     }
 }
 
-/// `tcp` or `udp`.
+/// `tcp`, `udp`, `sctp`.
 pub fn proto_name(proto: Proto) -> &'static str {
     match proto {
         Proto::Tcp => "tcp",
         Proto::Udp => "udp",
         Proto::Icmp => "icmp",
         Proto::Icmpv6 => "icmpv6",
+        Proto::Sctp => "sctp",
     }
 }
 

@@ -18,7 +18,7 @@ pub enum Holder {
         /// Its process id.
         pid: u32,
     },
-    /// Nobody any more: connections of an earlier holder are in TIME_WAIT.
+    /// Nobody any more: connections of an earlier holder are in TIME_WAIT and the like.
     ClosingConnections,
     /// A container of this agent.
     Container(String),
@@ -46,8 +46,9 @@ struct Entry {
     inode: u64,
 }
 
-/// Linux's number of TCP's TIME_WAIT state in /proc/net/tcp.
-const TIME_WAIT: u8 = 6;
+/// Linux's numbers in /proc/net/tcp of the states of connections that nobody has open any
+/// more: FIN_WAIT1, FIN_WAIT2, TIME_WAIT, LAST_ACK, CLOSING.
+const CLOSING: [u8; 5] = [4, 5, 6, 9, 11];
 
 /// Parses one line of a socket table.
 fn parse_line(line: &str) -> Option<Entry> {
@@ -107,7 +108,7 @@ pub fn find_holder(proto: Proto, address: IpAddr, port: u16) -> Option<Holder> {
     entries.sort_by_key(|entry| entry.inode == 0);
     let first = entries.first()?;
     if first.inode == 0 {
-        return (proto == Proto::Tcp && first.state == TIME_WAIT)
+        return (proto == Proto::Tcp && CLOSING.contains(&first.state))
             .then_some(Holder::ClosingConnections);
     }
     entries

@@ -4,86 +4,135 @@
 //! They are there so that a second user of the port, whoever it is, gets "address already
 //! in use", and so that we do if somebody else was first.
 
-use std::fs;
+use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr};
 
-use anyhow::Result;
 use netpath_common::tuple::Proto;
-use socket2::{Domain, Socket, Type};
+use nix::sys::resource::{Resource, getrlimit};
+use socket2::{Domain, SockFilter, Socket, Type};
 
+use super::Binding;
 use super::owner::{Holder, find_holder};
-use super::spec::{HostPorts, Mapping};
-use super::{Binding, proto_name};
-use crate::problem::{conflict, invalid};
 
-/// A binding and the socket that holds its port.
+/// Descriptors that the agent needs for other things than reservations: maps, programs,
+/// connections of its API, and one for each running container.
+const OTHER_FILES: u64 = 512;
+
+/// A socket that holds a port, and the bindings that it stands for.
 #[derive(Debug)]
 pub struct Reservation {
-    /// What is reserved.
-    pub binding: Binding,
+    first: Binding,
+    /// The IPv6 half of a port of all addresses.
+    second: Option<Binding>,
     _socket: Socket,
 }
 
-/// The ports that may be given out when a user names none.
-#[derive(Clone, Debug)]
-pub struct EphemeralPorts {
-    ports: Vec<u16>,
-    next: usize,
-}
-
-impl EphemeralPorts {
-    /// The kernel's ephemeral range without the ports that the administrator reserved and
-    /// without `snat`, the first and last port of masqueraded flows.
-    pub fn read(snat: (u16, u16)) -> Self {
-        let read = |name: &str| {
-            fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).unwrap_or_default()
-        };
-        Self::parse(
-            &read("ip_local_port_range"),
-            &read("ip_local_reserved_ports"),
-            snat,
-        )
-    }
-
-    fn parse(range: &str, reserved: &str, snat: (u16, u16)) -> Self {
-        let mut bounds = range.split_ascii_whitespace().map(str::parse::<u16>);
-        let (low, high) = match (bounds.next(), bounds.next()) {
-            (Some(Ok(low)), Some(Ok(high))) if 0 < low && low <= high => (low, high),
-            // What the registry of ports calls dynamic (RFC 6335), as Docker does.
-            _ => (49_153, 65_535),
-        };
-        let reserved: Vec<(u16, u16)> = reserved
-            .trim()
-            .split(',')
-            .filter_map(|part| {
-                let (first, last) = part.split_once('-').unwrap_or((part, part));
-                Some((first.parse().ok()?, last.parse().ok()?))
-            })
-            .chain([snat])
-            .collect();
-        let ports = (low..=high)
-            .filter(|port| {
-                !reserved
-                    .iter()
-                    .any(|(first, last)| (first..=last).contains(&port))
-            })
-            .collect();
-        Self { ports, next: 0 }
-    }
-
-    /// All of them once, beginning after the one that was given out last.
-    fn candidates(&self) -> impl Iterator<Item = (usize, u16)> {
-        let indices = (self.next..self.ports.len()).chain(0..self.next.min(self.ports.len()));
-        indices.filter_map(|index| Some((index, *self.ports.get(index)?)))
+impl Reservation {
+    /// What is reserved: one binding, or the same port of all addresses of either family.
+    pub fn bindings(&self) -> impl Iterator<Item = Binding> {
+        [Some(self.first), self.second].into_iter().flatten()
     }
 }
 
-/// Reserves one binding.
+/// How many sockets the agent may have for reservations.
 ///
 /// # Errors
-/// The kernel's; `AddrInUse` if somebody has it.
-pub fn reserve_binding(binding: Binding) -> io::Result<Reservation> {
+/// The kernel does not tell.
+pub fn socket_limit() -> io::Result<u64> {
+    let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(soft.saturating_sub(OTHER_FILES))
+}
+
+/// Reserves one port at one or several addresses, or nothing. One socket serves `0.0.0.0` and
+/// `::` together, which halves what a range of ports costs.
+///
+/// # Errors
+/// Which binding the kernel refused, and why; `AddrInUse` if somebody has it.
+pub(super) fn reserve(bindings: &[Binding]) -> Result<Vec<Reservation>, (Binding, io::Error)> {
+    if let [first, second] = bindings
+        && is_both_wildcards(first, second)
+        && let Ok(socket) = bind(second, false, Reuse::No)
+    {
+        return Ok(vec![Reservation {
+            first: *first,
+            second: Some(*second),
+            _socket: socket,
+        }]);
+    }
+    // One by one, also to tell which of two is taken.
+    bindings
+        .iter()
+        .map(|binding| reserve_one(*binding).map_err(|error| (*binding, error)))
+        .collect()
+}
+
+/// Reserves what can be reserved of many bindings.
+pub fn reserve_each(bindings: impl IntoIterator<Item = Binding>) -> Vec<Reservation> {
+    let mut groups: HashMap<_, Vec<Binding>> = HashMap::new();
+    for binding in bindings {
+        // Of one container only the same port at all addresses of either family is a pair.
+        let key = (
+            binding.proto,
+            binding.host_port,
+            binding.container_port,
+            (!binding.host_ip.is_unspecified()).then_some(binding.host_ip),
+        );
+        groups.entry(key).or_default().push(binding);
+    }
+    let mut reservations = Vec::new();
+    for mut group in groups.into_values() {
+        group.sort_unstable_by_key(|binding| binding.host_ip);
+        match reserve(&group) {
+            Ok(reserved) => reservations.extend(reserved),
+            Err((binding, error)) => {
+                log::debug!("cannot reserve {binding} again: {error}");
+                let others = group.into_iter().filter(|other| *other != binding);
+                reservations.extend(others.filter_map(|other| reserve_one(other).ok()));
+            }
+        }
+    }
+    reservations
+}
+
+fn is_both_wildcards(first: &Binding, second: &Binding) -> bool {
+    first.host_ip == IpAddr::from(Ipv4Addr::UNSPECIFIED)
+        && second.host_ip == IpAddr::from(Ipv6Addr::UNSPECIFIED)
+        && (first.proto, first.host_port) == (second.proto, second.host_port)
+}
+
+fn reserve_one(binding: Binding) -> io::Result<Reservation> {
+    let socket = bind(&binding, true, Reuse::No).or_else(|error| {
+        let closing = is_taken(&error)
+            && binding.proto == Proto::Tcp
+            && find_holder(binding.proto, binding.host_ip, binding.host_port)
+                == Some(Holder::ClosingConnections);
+        if closing {
+            bind(&binding, true, Reuse::ClosingConnections)
+        } else {
+            Err(error)
+        }
+    })?;
+    Ok(Reservation {
+        first: binding,
+        second: None,
+        _socket: socket,
+    })
+}
+
+/// Whether somebody else has the port.
+pub(super) fn is_taken(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrInUse
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reuse {
+    No,
+    ClosingConnections,
+}
+
+/// Binds a socket. `only_v6` has it leave the IPv4 half of a wildcard alone.
+fn bind(binding: &Binding, only_v6: bool, reuse: Reuse) -> io::Result<Socket> {
     let address = SocketAddr::new(binding.host_ip, binding.host_port);
     let kind = if binding.proto == Proto::Udp {
         Type::DGRAM
@@ -92,287 +141,183 @@ pub fn reserve_binding(binding: Binding) -> io::Result<Reservation> {
     };
     let socket = Socket::new(Domain::for_address(address), kind, None)?;
     if address.is_ipv6() {
-        // The IPv4 half of a wildcard is a binding of its own.
-        socket.set_only_v6(true)?;
+        socket.set_only_v6(only_v6)?;
     }
     if kind == Type::DGRAM {
         // Datagrams for the port that the datapath leaves to the host (there should be
         // none) would pile up here; the kernel rounds up to its minimum.
         socket.set_recv_buffer_size(1)?;
     }
-    // Without SO_REUSEADDR, which would let every listener of the host that sets it, and
-    // nearly all do, take the port from us. Without listen, which would answer.
+    if reuse == Reuse::No {
+        // Without SO_REUSEADDR, which would let every listener of the host that sets it, and
+        // nearly all do, take the port from us. Without listen, which would answer.
+        socket.bind(&address.into())?;
+    } else {
+        bind_over_closing(&socket, address)?;
+    }
+    Ok(socket)
+}
+
+/// Binds where connections of an earlier server are in TIME_WAIT and the like.
+///
+/// SO_REUSEADDR lets us in, as it would let that server in again. Then it must go, or it would
+/// let everybody else in, too; but the kernel remembers with the port that its users are
+/// willing to share. Listening for a moment makes it forget that, and is refused if there is
+/// another listener. Meanwhile a filter that takes no byte keeps us from answering anybody.
+fn bind_over_closing(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    // BPF_RET | BPF_K, 0 bytes: classic BPF's "drop".
+    const NOTHING: SockFilter = SockFilter::new(0x06, 0, 0, 0);
+    socket.set_reuse_address(true)?;
+    socket.attach_filter(&[NOTHING])?;
     socket.bind(&address.into())?;
-    Ok(Reservation {
-        binding,
-        _socket: socket,
-    })
-}
-
-/// Reserves every mapping, or nothing.
-///
-/// `v4` and `v6` tell which families the container has, `host` which addresses are the
-/// host's, and `holder` names the container that has a binding. A port that masqueraded flows
-/// may have, too, is fine: the datapath gives no published port to a new flow.
-///
-/// # Errors
-/// A sentence about the first mapping that cannot be had.
-pub fn reserve_all(
-    mappings: &[Mapping],
-    (v4, v6): (bool, bool),
-    host: &[IpAddr],
-    ephemeral: &mut EphemeralPorts,
-    holder: &dyn Fn(&Binding) -> Option<String>,
-) -> Result<Vec<Reservation>> {
-    let mut reservations: Vec<Reservation> = Vec::new();
-    for mapping in mappings {
-        let addresses = addresses(mapping, (v4, v6), host)?;
-        reservations.extend(match mapping.host {
-            HostPorts::Ephemeral => first_free_ephemeral(mapping, &addresses, ephemeral)?,
-            HostPorts::Range(low, high) => {
-                let known = |binding: &Binding| {
-                    if reservations
-                        .iter()
-                        .any(|held| held.binding.collides(binding))
-                    {
-                        return Some(Holder::Itself);
-                    }
-                    holder(binding).map(Holder::Container)
-                };
-                first_free(mapping, &addresses, low, high, &known)?
-            }
-        });
-    }
-    Ok(reservations)
-}
-
-/// The addresses of the host that a mapping takes.
-fn addresses(mapping: &Mapping, (v4, v6): (bool, bool), host: &[IpAddr]) -> Result<Vec<IpAddr>> {
-    let Some(address) = mapping.host_ip else {
-        let both = [
-            (v4, IpAddr::from(Ipv4Addr::UNSPECIFIED)),
-            (v6, Ipv6Addr::UNSPECIFIED.into()),
-        ];
-        return Ok(both
-            .into_iter()
-            .filter_map(|(has, address)| has.then_some(address))
-            .collect());
-    };
-    if !(if address.is_ipv4() { v4 } else { v6 }) {
-        let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
-        return Err(invalid(format!(
-            "cannot publish port {} on {address}: the container has no {family} address",
-            mapping.container
-        )));
-    }
-    if !address.is_unspecified() && !address.is_loopback() && !host.contains(&address) {
-        return Err(invalid(format!(
-            "cannot publish port {} on {address}: it is not an address of this host",
-            mapping.container
-        )));
-    }
-    Ok(vec![address])
-}
-
-/// Reserves one port on all addresses of a mapping; `Err` inside tells which binding the
-/// kernel refused.
-fn try_port(
-    mapping: &Mapping,
-    addresses: &[IpAddr],
-    port: u16,
-) -> Result<Vec<Reservation>, (Binding, io::Error)> {
-    addresses
-        .iter()
-        .map(|address| {
-            let binding = Binding {
-                host_ip: *address,
-                host_port: port,
-                container_port: mapping.container,
-                proto: mapping.proto,
-            };
-            reserve_binding(binding).map_err(|error| (binding, error))
-        })
-        .collect()
-}
-
-fn first_free(
-    mapping: &Mapping,
-    addresses: &[IpAddr],
-    low: u16,
-    high: u16,
-    known: &dyn Fn(&Binding) -> Option<Holder>,
-) -> Result<Vec<Reservation>> {
-    for port in low..=high {
-        match try_port(mapping, addresses, port) {
-            Ok(reservations) => return Ok(reservations),
-            Err((_, error)) if in_use(&error) && port < high => {}
-            Err((binding, error)) if in_use(&error) => {
-                let holder =
-                    known(&binding).or_else(|| find_holder(binding.proto, binding.host_ip, port));
-                let by = holder
-                    .map(|holder| format!(" {holder}"))
-                    .unwrap_or_default();
-                let proto = proto_name(binding.proto);
-                return Err(conflict(if low == high {
-                    format!(
-                        "port {port}/{proto} on {} is already in use{by}",
-                        show(binding.host_ip)
-                    )
-                } else {
-                    format!(
-                        "all ports {low}-{high}/{proto} on {} are in use, the last{by}",
-                        show(binding.host_ip)
-                    )
-                }));
-            }
-            Err(failed) => return Err(refused(failed)),
-        }
-    }
-    // Ranges are never empty, the loop returned.
-    Ok(Vec::new())
-}
-
-fn first_free_ephemeral(
-    mapping: &Mapping,
-    addresses: &[IpAddr],
-    ephemeral: &mut EphemeralPorts,
-) -> Result<Vec<Reservation>> {
-    let mut found = None;
-    for (index, port) in ephemeral.candidates() {
-        match try_port(mapping, addresses, port) {
-            Ok(reservations) => {
-                found = Some((index, reservations));
-                break;
-            }
-            Err((_, error)) if in_use(&error) => {}
-            Err(failed) => return Err(refused(failed)),
-        }
-    }
-    let Some((index, reservations)) = found else {
-        return Err(conflict(format!(
-            "no ephemeral port is free for container port {}/{}, name a host port",
-            mapping.container,
-            proto_name(mapping.proto)
-        )));
-    };
-    ephemeral.next = index + 1;
-    Ok(reservations)
-}
-
-fn in_use(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::AddrInUse
-}
-
-fn refused((binding, error): (Binding, io::Error)) -> anyhow::Error {
-    let sentence = format!(
-        "cannot reserve port {}/{} on {}",
-        binding.host_port,
-        proto_name(binding.proto),
-        show(binding.host_ip)
-    );
-    anyhow::Error::new(error).context(sentence)
-}
-
-/// An address as it stands before a port: IPv6 in brackets.
-fn show(address: IpAddr) -> String {
-    match address {
-        IpAddr::V4(address) => address.to_string(),
-        IpAddr::V6(address) => format!("[{address}]"),
-    }
+    socket.listen(1)?;
+    socket.set_reuse_address(false)?;
+    // Back from listening to bound.
+    socket.shutdown(Shutdown::Read)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::{TcpListener, UdpSocket};
+    use std::io::Read as _;
+    use std::net::{TcpListener, TcpStream, UdpSocket};
 
     use super::*;
-    use crate::publish::parse;
 
-    const SNAT: (u16, u16) = (16_384, 32_767);
-
-    /// Tests run at the same time: each looks for ports from another `start`.
-    fn reserve_from(start: usize, text: &str, families: (bool, bool)) -> Result<Vec<Reservation>> {
-        let mut ephemeral = EphemeralPorts::read(SNAT);
-        ephemeral.next = start;
-        reserve_all(&parse(text)?, families, &[], &mut ephemeral, &|_| None)
+    fn binding(host_ip: &str, host_port: u16, proto: Proto) -> Binding {
+        Binding {
+            host_ip: host_ip.parse().unwrap(),
+            host_port,
+            container_port: 80,
+            proto,
+        }
     }
 
-    fn reserve(text: &str, families: (bool, bool)) -> Result<Vec<Reservation>> {
-        reserve_from(0, text, families)
+    /// A port that nobody has, below the ephemeral ones.
+    fn spare_port() -> u16 {
+        use std::sync::atomic::{AtomicU16, Ordering};
+        static NEXT: AtomicU16 = AtomicU16::new(0);
+        let start = 2000 + (std::process::id() % 8000) as u16;
+        loop {
+            let port = start + NEXT.fetch_add(1, Ordering::Relaxed);
+            if TcpListener::bind(("::", port)).is_ok() && UdpSocket::bind(("::", port)).is_ok() {
+                return port;
+            }
+        }
     }
 
-    #[test]
-    fn the_port_is_really_taken() {
-        let held = reserve_from(1000, "80", (true, true)).unwrap();
-        assert_eq!(held.len(), 2);
-        let port = held[0].binding.host_port;
-        assert_eq!(held[1].binding.host_port, port);
-        assert!(TcpListener::bind(("0.0.0.0", port)).is_err());
-        assert!(TcpListener::bind(("127.0.0.1", port)).is_err());
-        assert!(TcpListener::bind(("::1", port)).is_err());
-        let error = reserve(&format!("{port}:80"), (true, false))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains(&format!("port {port}/tcp on 0.0.0.0 is already in use")),
-            "{error}"
-        );
-        drop(held);
-        assert!(reserve(&format!("{port}:80"), (true, true)).is_ok());
+    /// A listener with SO_REUSEADDR, which is what Rust's is.
+    fn can_listen(address: &str, port: u16) -> bool {
+        TcpListener::bind((address, port)).is_ok()
     }
 
     #[test]
-    fn a_port_cannot_be_published_twice() {
-        let free = reserve_from(5000, "80", (true, false)).unwrap()[0]
-            .binding
-            .host_port;
-        let mut mappings = parse(&format!("{free}:80")).unwrap();
-        mappings.extend(parse(&format!("127.0.0.1:{free}:81")).unwrap());
-        let mut ephemeral = EphemeralPorts::read(SNAT);
-        let all = reserve_all(&mappings, (true, true), &[], &mut ephemeral, &|_| None);
-        assert!(all.unwrap_err().to_string().contains("published twice"));
-    }
-
-    #[test]
-    fn conflicts_name_the_holder() {
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let port = socket.local_addr().unwrap().port();
-        let error = reserve(&format!("{port}:53/udp"), (true, false))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains(&format!("(pid {})", std::process::id())),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn a_range_gives_the_first_free() {
-        let held = reserve_from(3000, "127.0.0.1::80", (true, false)).unwrap();
-        let port = held[0].binding.host_port;
-        let next = reserve(&format!("127.0.0.1:{port}-65535:80"), (true, false)).unwrap();
-        assert!(next[0].binding.host_port > port);
-    }
-
-    #[test]
-    fn bad_addresses_are_refused() {
-        for (text, part) in [
-            ("192.0.2.1:8080:80", "not an address of this host"),
-            ("[::1]:8080:80", "no IPv6 address"),
-        ] {
-            let error = reserve(text, (true, false)).unwrap_err().to_string();
-            assert!(error.contains(part), "{text}: {error}");
+    fn both_families_are_one_socket() {
+        for proto in [Proto::Tcp, Proto::Udp] {
+            let port = spare_port();
+            let both = [binding("0.0.0.0", port, proto), binding("::", port, proto)];
+            let held = reserve(&both).unwrap();
+            assert_eq!(held.len(), 1);
+            assert!(held[0].bindings().eq(both));
+            for address in ["0.0.0.0", "127.0.0.1", "::", "::1"] {
+                let taken = match proto {
+                    Proto::Tcp => !can_listen(address, port),
+                    _ => UdpSocket::bind((address, port)).is_err(),
+                };
+                assert!(taken, "{address} {proto:?}");
+            }
+            drop(held);
+            assert!(can_listen("::", port));
         }
     }
 
     #[test]
-    fn ephemeral_ports_leave_out_what_is_reserved() {
-        let ports = EphemeralPorts::parse("100 110\n", "101,103-105\n", (108, 200));
-        assert_eq!(ports.ports, [100, 102, 106, 107]);
-        let ports = EphemeralPorts::parse("", "", (16_384, 32_767));
-        assert_eq!(
-            (ports.ports[0], ports.ports.len()),
-            (49_153, 65_535 - 49_153 + 1)
-        );
+    fn the_family_that_is_taken_is_named() {
+        let port = spare_port();
+        let both = [
+            binding("0.0.0.0", port, Proto::Tcp),
+            binding("::", port, Proto::Tcp),
+        ];
+        let other = TcpListener::bind(("127.0.0.1", port)).unwrap();
+        let (refused, error) = reserve(&both).unwrap_err();
+        assert_eq!(refused, both[0]);
+        assert!(is_taken(&error));
+        let rest = reserve_each(both);
+        assert!(rest.iter().flat_map(Reservation::bindings).eq([both[1]]));
+        drop((other, rest));
+        let other = TcpListener::bind(("::1", port)).unwrap();
+        assert_eq!(reserve(&both).unwrap_err().0, both[1]);
+        drop(other);
+    }
+
+    #[test]
+    fn specific_addresses_stand_beside_each_other() {
+        let port = spare_port();
+        let first = reserve(&[binding("127.0.0.1", port, Proto::Tcp)]).unwrap();
+        let second = reserve(&[binding("127.0.0.2", port, Proto::Tcp)]).unwrap();
+        assert!(reserve(&[binding("0.0.0.0", port, Proto::Tcp)]).is_err());
+        drop((first, second));
+        let all = reserve(&[binding("0.0.0.0", port, Proto::Tcp)]).unwrap();
+        assert!(reserve(&[binding("127.0.0.1", port, Proto::Tcp)]).is_err());
+        // IPv4 alone leaves IPv6 to others.
+        assert!(can_listen("::1", port));
+        drop(all);
+    }
+
+    /// Has a server on `port` close a connection first, so that it is in TIME_WAIT here.
+    fn leave_a_closing_connection(address: &str, port: u16) {
+        let server = TcpListener::bind((address, port)).unwrap();
+        let mut client = TcpStream::connect(server.local_addr().unwrap()).unwrap();
+        let (accepted, _) = server.accept().unwrap();
+        drop(accepted);
+        assert_eq!(client.read(&mut [0]).unwrap(), 0);
+        drop(client);
+        drop(server);
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(5);
+        let wanted = Some(Holder::ClosingConnections);
+        while find_holder(Proto::Tcp, address.parse().unwrap(), port) != wanted {
+            assert!(std::time::Instant::now() < end, "no connection is closing");
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn closing_connections_keep_nobody_out() {
+        for (at, bindings) in [
+            ("127.0.0.1", &["0.0.0.0", "::"][..]),
+            ("127.0.0.1", &["127.0.0.1"]),
+            ("::1", &["0.0.0.0", "::"]),
+            ("::1", &["::1"]),
+        ] {
+            let port = spare_port();
+            leave_a_closing_connection(at, port);
+            let wanted: Vec<Binding> = bindings
+                .iter()
+                .map(|address| binding(address, port, Proto::Tcp))
+                .collect();
+            for _ in 0..100 {
+                let held =
+                    reserve(&wanted).unwrap_or_else(|(of, e)| panic!("{of} of {wanted:?}: {e}"));
+                // The others are kept out as ever, and nobody is answered.
+                assert!(!can_listen(at, port), "{wanted:?}");
+                assert!(!can_listen(bindings[0], port), "{wanted:?}");
+                assert!(reserve(&wanted).is_err());
+                let refused = TcpStream::connect((at, port)).unwrap_err();
+                assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+                drop(held);
+            }
+            assert!(can_listen(at, port), "it is free again");
+        }
+    }
+
+    #[test]
+    fn a_listener_among_closing_connections_is_in_the_way() {
+        let port = spare_port();
+        leave_a_closing_connection("127.0.0.1", port);
+        let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+        for address in ["127.0.0.1", "0.0.0.0"] {
+            let (_, error) = reserve(&[binding(address, port, Proto::Tcp)]).unwrap_err();
+            assert!(is_taken(&error));
+        }
+        drop(listener);
     }
 }

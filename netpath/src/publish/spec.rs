@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use anyhow::Result;
 use netpath_common::tuple::Proto;
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::problem::invalid;
 
@@ -49,6 +50,7 @@ fn parse_parts(text: &str) -> Result<Vec<Mapping>, String> {
             "tcp" => (ports, Proto::Tcp),
             "udp" => (ports, Proto::Udp),
             "" => return Err("the protocol after / is missing".into()),
+            "sctp" if !has_sctp() => return Err("this kernel has no SCTP".into()),
             other => return Err(format!("protocol {other} is not supported, use tcp or udp")),
         },
     };
@@ -96,6 +98,11 @@ fn parse_parts(text: &str) -> Result<Vec<Mapping>, String> {
             proto,
         })
         .collect())
+}
+
+/// Whether a port of SCTP could be reserved.
+fn has_sctp() -> bool {
+    Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::SCTP)).is_ok()
 }
 
 /// Splits what stands before the container port: an address, ports, or both.
@@ -220,7 +227,7 @@ mod tests {
             ("", "container port is missing"),
             ("8080:", "container port is missing"),
             ("80/", "protocol after / is missing"),
-            ("80/sctp", "sctp is not supported"),
+            ("80/dccp", "dccp is not supported"),
             ("http:80", "\"http\" is not a port"),
             ("+80", "is not a port"),
             ("-80", "is not a port"),

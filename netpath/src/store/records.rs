@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ipam::Subnet;
 use crate::policy::Policy;
-use crate::publish::{Binding, Opened};
+use crate::publish::{Binding, Opened, runs};
 
 /// A network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -129,6 +129,7 @@ pub struct EndpointRecord {
     /// Its IPv6 address.
     pub addr6: Option<Ipv6Addr>,
     /// Published ports.
+    #[serde(with = "runs")]
     pub ports: Vec<Binding>,
     /// Ports that are published at its own addresses, and not at the host's.
     #[serde(default)]

@@ -136,14 +136,13 @@ fn an_isolated_network_is_without_the_host() {
         let (left, right) = (lab.address("left", v6), lab.address("right", v6));
         ping(&lab, Client::Container("left"), &right, true);
         ping(&lab, Client::Container("right"), &left, true);
-        ping(&lab, Client::Host, &left, false);
-        // Not even with a route of the host's own.
+        // Not even with a route of the host's own, which IPv6 has no use for there.
         let network = lab.json(&["network", "inspect", "pair"]);
         let device = network["device"].as_str().unwrap().to_owned();
-        let route = ["ip", "route", "add", left.as_str(), "dev", &device];
-        lab.host(&route).ok();
+        lab.host(&["ip", "route", "add", left.as_str(), "dev", &device]);
+        ping(&lab, Client::Host, &left, false);
         let addresses = lab.host(&["ip", "-o", "addr", "show", "dev", &device]).ok();
-        assert!(!addresses.contains("10.93.") && !addresses.contains("fd93:"));
+        assert_eq!(addresses, "");
     }
     let network = lab.json(&["network", "inspect", "pair"]);
     assert_eq!(network["gateways"].as_array().map(Vec::len), Some(0));

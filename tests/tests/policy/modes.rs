@@ -154,6 +154,17 @@ fn trusted_interfaces_reach_published_ports_only() {
         ping(&lab, Client::Far, &address, false);
         web(&lab, Client::Far, &servers[1].address(v6), 80, false);
     }
+    // A port for the host alone is not theirs.
+    let options = ["--network", "trusting", "-p", "127.0.0.1:8097:80"];
+    let httpd = ["busybox", "httpd", "-f", "-p", "80", "-h", "/etc"];
+    lab.run("own", &options, &httpd);
+    let own = lab.address("own", false);
+    let get = |client, host: &str| {
+        let url = format!("http://{host}/hostname");
+        ran(&lab, client, &["curl", "-sm1", &url]).code == Some(0)
+    };
+    eventually("the host gets it", || get(Client::Host, "127.0.0.1:8097"));
+    assert!(!get(Client::Far, &own));
     // The uplink is another interface.
     web(&lab, Client::Outside, "10.98.0.2", 80, false);
     // Trust goes with the interface.

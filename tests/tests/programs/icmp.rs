@@ -1,8 +1,7 @@
 //! ICMP errors, byte for byte: what comes out quotes exactly what its receiver once sent.
 
-use etherparse::PacketBuilder;
 use netpath_common::tuple::Proto;
-use netpath_tests::packets::{ACK, ETH, L4, SYN, Sample, ip, make_fragment};
+use netpath_tests::packets::{ACK, ETH, INIT, L4, SYN, Sample, ip, make_fragment, too_big};
 use netpath_tests::progrun::{Action, At, FAMILIES, MAC_A, MAC_GATEWAY, Run, V4, from_a, on_host};
 use netpath_tests::verify;
 
@@ -10,31 +9,12 @@ const A: At = At::Container(0);
 /// A router on the way, of each family.
 const ROUTERS: [&str; 2] = ["203.0.113.1", "2001:db8:ffff::1"];
 
-const OPENINGS: [L4; 3] = [
+const OPENINGS: [L4; 4] = [
     L4::Tcp(1000, 443, SYN),
     L4::Udp(1000, 53),
     L4::Request(1000),
+    L4::Sctp(1000, 443, INIT),
 ];
-
-/// "Too big" in IPv4's and IPv6's way, quoting that many bytes of an IP packet.
-fn too_big(macs: [[u8; 6]; 2], src: &str, dst: &str, ip_packet: &[u8], quoted: usize) -> Vec<u8> {
-    let step = PacketBuilder::ethernet2(macs[0], macs[1]);
-    let quoted = &ip_packet[..quoted.min(ip_packet.len())];
-    let mut frame = Vec::new();
-    let written = match (ip(src), ip(dst)) {
-        (std::net::IpAddr::V4(src), std::net::IpAddr::V4(dst)) => step
-            .ipv4(src.octets(), dst.octets(), 64)
-            .icmpv4_raw(3, 4, [0, 0, 5, 20])
-            .write(&mut frame, quoted),
-        (std::net::IpAddr::V6(src), std::net::IpAddr::V6(dst)) => step
-            .ipv6(src.octets(), dst.octets(), 64)
-            .icmpv6_raw(2, 0, [0, 0, 5, 20])
-            .write(&mut frame, quoted),
-        _ => panic!("two families"),
-    };
-    written.expect("a frame");
-    frame
-}
 
 /// Lengths of an IP header of a family and of the ICMP header.
 fn headers(v4: bool) -> usize {
@@ -169,5 +149,28 @@ fn errors_that_make_no_sense_go_nowhere() {
             .dropped("no_flow");
         let tcp = Sample::new(V4.remote, V4.a, L4::Tcp(443, 1, ACK)).bytes();
         host.run(A, &error(V4.a, &tcp[ETH..])).dropped("no_flow");
+    });
+}
+
+#[test]
+fn an_error_that_quotes_ip_options_is_translated_behind_them() {
+    on_host(|host| {
+        for words in 1..=10 {
+            for l4 in OPENINGS {
+                let original = from_a(&Sample::new(V4.a, V4.remote, l4));
+                let outside = host.run(A, &original.with_options(words));
+                outside.sent();
+                let macs = [[2, 0, 0, 0, 9, 9], [2, 0, 0, 0, 0, 1]];
+                let sent = &outside.frame[ETH..];
+                for cut in [usize::MAX, 20 + 4 * words + 8] {
+                    let error = too_big(macs, ROUTERS[0], V4.uplink, sent, cut);
+                    let run = host.run(At::Uplink, &error);
+                    redirected(&run);
+                    let wrote = original.clone().ttl(63).with_options(words);
+                    let wrote = &wrote[ETH..][..cut.min(wrote.len() - ETH)];
+                    assert_eq!(quoted(&run.frame, true), wrote, "{l4:?}, {words} words");
+                }
+            }
+        }
     });
 }

@@ -19,7 +19,7 @@ use netpath_tests::wire::Wire;
 use serde_json::Value;
 
 /// Maps that outlive the agent, by their names.
-const MAPS: [&str; 19] = [
+const MAPS: [&str; 20] = [
     "policies",
     "open_ports",
     "trusted",
@@ -35,6 +35,7 @@ const MAPS: [&str; 19] = [
     "ports",
     "receivers",
     "senders",
+    "snat_retries",
     "sock_nat",
     "subnets",
     "uplinks",
@@ -311,6 +312,7 @@ fn maps_of_another_layout_are_refused_and_left_alone() {
             bpffs: path.to_path_buf(),
             max_flows: 64,
             max_flows_per_endpoint: None,
+            timeouts: netpath_common::config::Timeouts::DEFAULT,
             snat_ports: SNAT_PORTS,
             log: None,
         };
@@ -447,5 +449,70 @@ fn a_device_is_free_as_soon_as_it_is_detached() {
             let again = host.datapath.attach_uplink(uplink);
             again.unwrap_or_else(|e| panic!("uplink, round {round}: {e:#}"));
         }
+    });
+}
+
+#[test]
+fn each_of_a_hundred_thousand_entries_is_seen_once_while_others_are_deleted() {
+    use aya::maps::{HashMap, Map, MapData};
+    use netpath_common::flow::Flow;
+    use netpath_common::tuple::Tuple;
+
+    const CONNECTIONS: u16 = 50_000;
+    let options = Options {
+        max_flows: 60_000,
+        ..Options::default()
+    };
+    on_host_with(options, |host| {
+        let table = |host: &Host| -> HashMap<MapData, Tuple, Flow> {
+            let map = MapData::from_pin(host.folder().join("flows")).unwrap();
+            Map::HashMap(map).try_into().unwrap()
+        };
+        host.out(&Sample::new(V4.a, V4.remote, L4::Udp(1000, 53)));
+        let mut flows = table(host);
+        let samples: Vec<(Tuple, Flow)> = flows.iter().map(Result::unwrap).collect();
+        for (key, _) in &samples {
+            flows.remove(key).unwrap();
+        }
+        // Connections that differ in the far port; those of odd ports have long been silent.
+        let pair = |port: u16| {
+            samples.iter().map(move |(key, flow)| {
+                let (mut key, mut flow) = (*key, *flow);
+                if key.dst_port == 53 {
+                    (key.dst_port, flow.new_dst_port) = (port, port);
+                } else {
+                    (key.src_port, flow.new_src_port) = (port, port);
+                }
+                if port % 2 == 1 {
+                    flow.last_seen = 0;
+                }
+                (key, flow)
+            })
+        };
+        for (key, flow) in (0..CONNECTIONS).flat_map(pair) {
+            flows.insert(key, flow, 0).unwrap();
+        }
+        let mut seen = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for (key, _) in (0..CONNECTIONS).filter(|port| port % 4 == 1).flat_map(pair) {
+                    flows.remove(&key).unwrap();
+                }
+            });
+            host.flows()
+        });
+        seen.retain(|row| {
+            let port = row.destination.rsplit(':').next().unwrap();
+            port.parse::<u16>().unwrap() % 4 != 1
+        });
+        let mut distinct: Vec<_> = seen.iter().map(|row| &row.destination).collect();
+        distinct.sort_unstable();
+        distinct.dedup();
+        let kept = usize::from(CONNECTIONS) / 4 * 3;
+        assert_eq!((seen.len(), distinct.len()), (kept, kept));
+        // The sweep takes the silent ones that are left, and no other.
+        let report = host.sweep();
+        let silent = usize::from(CONNECTIONS) / 4;
+        assert_eq!((report.entries, report.removed), (2 * kept, silent));
+        assert_eq!(host.flows().len(), usize::from(CONNECTIONS) / 2);
     });
 }

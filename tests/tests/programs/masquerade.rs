@@ -143,6 +143,16 @@ fn the_fifth_flow_through_four_ports_is_dropped() {
             .dropped("snat_ports_exhausted");
         assert_eq!(host.flows().len(), 4);
         host.out(&sample(4));
+        // How long the searches were is told.
+        let rows = host.datapath.counters().unwrap();
+        let searches = rows.iter().filter(|row| row.hook == "snat");
+        let found: u64 = searches
+            .filter(|row| row.counter.starts_with("retries_"))
+            .map(|row| row.packets)
+            .sum();
+        assert_eq!(found, 4);
+        assert_eq!(host.counter("snat", "exhausted"), 1);
+        assert!(host.counter("snat", "retries_0") >= 1);
         // Another destination has ports of its own.
         host.out(&Sample::new(V4.a, "203.0.113.10", L4::Udp(5, 53)));
     });
@@ -227,7 +237,7 @@ fn what_cannot_be_translated_is_dropped_under_its_reason() {
             let sample = Sample::new(family.a, family.unrouted, L4::Udp(1, 2));
             host.run(A, &from_a(&sample).bytes()).dropped("no_route");
             let mut frame = from_a(&Sample::new(family.a, family.remote, L4::Udp(1, 2))).bytes();
-            frame[if family.a == V4.a { ETH + 9 } else { ETH + 6 }] = 132;
+            frame[if family.a == V4.a { ETH + 9 } else { ETH + 6 }] = 47;
             netpath_tests::packets::fix_ipv4_checksum(&mut frame);
             host.run(A, &frame).dropped("unsupported_protocol");
         }

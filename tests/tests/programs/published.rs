@@ -232,3 +232,41 @@ fn a_masqueraded_flow_never_gets_a_published_port() {
         }
     });
 }
+
+#[test]
+fn sources_that_nobody_can_have_reach_no_published_port() {
+    on_host(|host| {
+        let families = [
+            (
+                V4,
+                [
+                    "0.0.0.1",
+                    "127.0.0.1",
+                    "224.0.0.1",
+                    "240.0.0.1",
+                    "255.255.255.255",
+                ],
+            ),
+            (V6, ["::", "::1", "ff02::1", "ff0e::1", "::"]),
+        ];
+        for (family, sources) in families {
+            host.publish(Proto::Tcp, family.any, 8080, 0, 80);
+            host.publish(Proto::Udp, family.any, 8080, 0, 80);
+            let own = [
+                family.uplink,
+                family.gateway,
+                family.b,
+                family.red,
+                family.nobody,
+            ];
+            for src in sources.into_iter().chain(own) {
+                for l4 in [L4::Tcp(5000, 8080, SYN), L4::Udp(5000, 8080)] {
+                    let sample = Sample::new(src, family.uplink, l4);
+                    host.run(At::Uplink, &sample.bytes())
+                        .dropped("martian_source");
+                }
+            }
+        }
+        assert_eq!(host.flows(), []);
+    });
+}

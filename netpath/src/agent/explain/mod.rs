@@ -204,7 +204,7 @@ impl Agent {
 fn parse_proto(text: &str) -> Result<(u8, u16)> {
     let sense = || {
         invalid(format!(
-            "\"{text}\" is no protocol, write tcp:PORT, udp:PORT, icmp or the number of another"
+            "\"{text}\" is no protocol, write tcp:PORT, udp:PORT, sctp:PORT, icmp or the number of another"
         ))
     };
     let (word, port) = match text.split_once(':') {
@@ -214,11 +214,12 @@ fn parse_proto(text: &str) -> Result<(u8, u16)> {
     let number = match word {
         "tcp" => Proto::Tcp as u8,
         "udp" => Proto::Udp as u8,
+        "sctp" => Proto::Sctp as u8,
         "icmp" => Proto::Icmp as u8,
         "icmpv6" => Proto::Icmpv6 as u8,
         _ => word.parse().map_err(|_| sense())?,
     };
-    let has_ports = matches!(word, "tcp" | "udp");
+    let has_ports = matches!(word, "tcp" | "udp" | "sctp");
     match port {
         Some(port) if has_ports => match port.parse() {
             Ok(port) if port > 0 => Ok((number, port)),
@@ -259,7 +260,8 @@ impl Scene<'_> {
         if let Some(proto) = question.proto {
             packet.tuple.proto = proto;
             packet.transport = Transport::Ports;
-            packet.tcp_flags = if proto == Proto::Tcp { tcp::SYN } else { 0 };
+            // SCTP's INIT has the same place in the logic as TCP's SYN.
+            packet.tcp_flags = if proto.has_connections() { tcp::SYN } else { 0 };
             packet.tuple.src_port = question.source_port.unwrap_or(FIRST_PORT);
             // A new connection, unless a port was named.
             while question.source_port.is_none()

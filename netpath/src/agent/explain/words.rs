@@ -274,7 +274,7 @@ const fn hint(reason: DropReason) -> Option<&'static str> {
         DropReason::NoSnatAddress => "give the uplink an address of this family",
         DropReason::SnatPortsExhausted => "give the agent more ports with --snat-ports",
         DropReason::FlowTableFull => "give the agent a larger table with --max-flows",
-        DropReason::UnsupportedProtocol => "TCP, UDP and ICMP echo can be masqueraded",
+        DropReason::UnsupportedProtocol => "TCP, UDP, SCTP and ICMP echo can be masqueraded",
         DropReason::DeniedSource => "let it in again with \"netpath deny rm\"",
         _ => return None,
     })

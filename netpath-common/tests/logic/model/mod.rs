@@ -1,110 +1,30 @@
 //! A host in memory: two networks, three containers, one uplink.
 
+mod env;
+mod map;
+mod rewrite;
+
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::hash::Hash;
 
 use netpath_common::addr::{Addr, Mac};
-use netpath_common::checksum::{TTL_DIFF, apply, fold};
 use netpath_common::config::Config;
 use netpath_common::endpoint::{Endpoint, EndpointKey, Veth};
-use netpath_common::env::{Env, InsertError, Repeat, Route, Scratch, Table, Verdict};
-use netpath_common::flow::{Direction, Flow, Toward};
+use netpath_common::env::{Scratch, Table as _, Verdict};
+use netpath_common::flow::{Flow, Toward};
 use netpath_common::fragment::{self, FragmentKey, FragmentPorts};
-use netpath_common::icmp::{self, Quoted};
-use netpath_common::link::Receiver;
 use netpath_common::network::{HostAddr, Uplink};
-use netpath_common::packet::{Fragment, Frame, L3, Packet, Wire};
+use netpath_common::packet::{Fragment, Packet};
 use netpath_common::policy::{OpenPort, Policy, Trusted};
 use netpath_common::port::{PortKey, PortTarget};
 use netpath_common::reason::DropReason;
+use netpath_common::search::Searches;
 use netpath_common::tuple::{OUTSIDE, Proto, Tuple};
 use netpath_common::{container, gateway, uplink};
 
+pub use self::map::{Bytes, Map};
 use crate::packets::{Sample, ip};
 use crate::verify;
-
-/// A hash map with a limit. Calling into the same map from within `with` panics.
-pub struct Map<K, V> {
-    entries: RefCell<HashMap<K, V>>,
-    limit: Cell<usize>,
-}
-
-impl<K, V> Default for Map<K, V> {
-    fn default() -> Self {
-        Self {
-            entries: RefCell::default(),
-            limit: Cell::new(usize::MAX),
-        }
-    }
-}
-
-impl<K: Eq + Hash + Copy, V: Copy> Map<K, V> {
-    /// Lets it hold no more than `limit` entries.
-    pub fn limit(&self, limit: usize) {
-        self.limit.set(limit);
-    }
-
-    pub fn len(&self) -> usize {
-        self.entries.borrow().len()
-    }
-
-    pub fn entries(&self) -> Vec<(K, V)> {
-        self.entries
-            .borrow()
-            .iter()
-            .map(|(k, v)| (*k, *v))
-            .collect()
-    }
-
-    pub fn put(&self, key: K, value: V) {
-        self.entries.borrow_mut().insert(key, value);
-    }
-}
-
-impl<K: Eq + Hash + Copy, V: Copy> Table<K, V> for Map<K, V> {
-    fn with<R>(&self, key: &K, f: impl FnOnce(&mut V) -> R) -> Option<R> {
-        self.entries.borrow_mut().get_mut(key).map(f)
-    }
-
-    fn insert_new(&self, key: &K, value: &V) -> Result<(), InsertError> {
-        if self.contains(key) {
-            Err(InsertError::Exists)
-        } else {
-            self.replace(key, value)
-        }
-    }
-
-    fn replace(&self, key: &K, value: &V) -> Result<(), InsertError> {
-        if !self.contains(key) && self.len() >= self.limit.get() {
-            return Err(InsertError::Full);
-        }
-        self.put(*key, *value);
-        Ok(())
-    }
-
-    fn remove(&self, key: &K) {
-        self.entries.borrow_mut().remove(key);
-    }
-}
-
-/// A frame's bytes.
-pub struct Bytes<'a>(pub &'a [u8]);
-
-impl Frame for Bytes<'_> {
-    fn load<T: Wire>(&self, offset: usize) -> Result<T, DropReason> {
-        let bytes = self
-            .0
-            .get(offset..offset + size_of::<T>())
-            .ok_or(DropReason::Malformed)?;
-        // SAFETY: as many bytes as `T` has, and any bytes are a valid `T`.
-        Ok(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
-    }
-
-    fn len(&self) -> u32 {
-        self.0.len() as u32
-    }
-}
 
 /// A packet that a flow has sent on its way.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -198,6 +118,9 @@ pub const V6: Family = Family {
 
 pub const FAMILIES: [Family; 2] = [V4, V6];
 
+/// What happens on another CPU.
+type OtherCpu = Box<dyn FnOnce(&Model)>;
+
 /// The host.
 pub struct Model {
     pub flows: Map<Tuple, Flow>,
@@ -221,11 +144,22 @@ pub struct Model {
     pub routes_asked: Cell<u32>,
     pub new_flows: Cell<u32>,
     pub ended_flows: Cell<u32>,
-    scratch: RefCell<Scratch>,
+    /// Ports of the host's own sockets, whatever their address.
+    pub host_sockets: RefCell<Vec<u16>>,
+    scratch: RefCell<Box<Scratch>>,
+    pub searches: RefCell<Searches>,
+    /// What another CPU does before the n-th insertion of a flow from now on.
+    other_cpu: RefCell<Option<(u32, OtherCpu)>>,
     frame: RefCell<Vec<u8>>,
     sent: RefCell<Option<Sent>>,
     /// ICMP errors that were sent: the quoted packet's key, and the flow they went by.
     pub errors: RefCell<Vec<(Tuple, Flow)>>,
+}
+
+/// Memory of a CPU that has not made any flow.
+fn no_scratch() -> Box<Scratch> {
+    // SAFETY: all bytes zero are a valid value, says its documentation.
+    Box::new(unsafe { core::mem::zeroed() })
 }
 
 fn addr(text: &str) -> Addr {
@@ -260,8 +194,10 @@ impl Model {
             routes_asked: Cell::new(0),
             new_flows: Cell::new(0),
             ended_flows: Cell::new(0),
-            // SAFETY: all bytes zero are a valid value, says its documentation.
-            scratch: RefCell::new(unsafe { core::mem::zeroed() }),
+            host_sockets: RefCell::default(),
+            scratch: RefCell::new(no_scratch()),
+            searches: RefCell::default(),
+            other_cpu: RefCell::default(),
             frame: RefCell::default(),
             sent: RefCell::default(),
             errors: RefCell::default(),
@@ -355,6 +291,34 @@ impl Model {
         let slot = self.endpoints.get(&key).expect("a container").slot;
         self.open_ports
             .put(OpenPort::new(network, proto, addr(to), port), slot);
+    }
+
+    /// Has another CPU do something just before the n-th insertion (from 0) of a flow.
+    pub fn before_insertion(&self, n: u32, f: impl FnOnce(&Self) + 'static) {
+        *self.other_cpu.borrow_mut() = Some((n, Box::new(f)));
+    }
+
+    /// Another CPU's turn, if it has come. The packet at hand stays at hand.
+    fn meanwhile(&self) {
+        let due = match self.other_cpu.borrow_mut().as_mut() {
+            Some((0, _)) => true,
+            Some((left, _)) => {
+                *left -= 1;
+                false
+            }
+            None => false,
+        };
+        if !due {
+            return;
+        }
+        let Some((_, f)) = self.other_cpu.borrow_mut().take() else {
+            return;
+        };
+        let frame = self.frame.borrow().clone();
+        let sent = self.sent.borrow_mut().take();
+        f(self);
+        *self.frame.borrow_mut() = frame;
+        *self.sent.borrow_mut() = sent;
     }
 
     /// Limits the ports of masqueraded flows.
@@ -467,7 +431,10 @@ impl Model {
             );
             assert_ne!(other.direction, flow.direction);
             assert_eq!(other.state, flow.state);
-            assert_eq!((other.slot, other.generation), (flow.slot, flow.generation));
+            // Between two containers each half depends on its own receiver.
+            if key.network == OUTSIDE || other_key.network == OUTSIDE {
+                assert_eq!((other.slot, other.generation), (flow.slot, flow.generation));
+            }
         }
         let originals = all.iter().filter(|(_, flow)| flow.direction == Original);
         originals
@@ -480,244 +447,5 @@ impl Model {
         let all = self.connections();
         assert_eq!(all.len(), 1, "{all:?}");
         all[0]
-    }
-}
-
-impl Env for Model {
-    fn flows(&self) -> impl Table<Tuple, Flow> {
-        &self.flows
-    }
-
-    fn endpoints(&self) -> impl Table<EndpointKey, Endpoint> {
-        &self.endpoints
-    }
-
-    fn ports(&self) -> impl Table<PortKey, PortTarget> {
-        &self.ports
-    }
-
-    fn uplinks(&self) -> impl Table<u32, Uplink> {
-        &self.uplinks
-    }
-
-    fn host_addrs(&self) -> impl Table<Addr, HostAddr> {
-        &self.host_addrs
-    }
-
-    fn policies(&self) -> impl Table<u32, Policy> {
-        &self.policies
-    }
-
-    fn open_ports(&self) -> impl Table<OpenPort, u32> {
-        &self.open_ports
-    }
-
-    fn trusted(&self) -> impl Table<Trusted, u32> {
-        &self.trusted
-    }
-
-    fn fragments(&self) -> impl Table<FragmentKey, FragmentPorts> {
-        &self.fragments
-    }
-
-    fn network_of(&self, addr: &Addr) -> Option<u16> {
-        let found = self
-            .subnets
-            .iter()
-            .find(|(net, bits, _)| net.same_prefix(addr, *bits));
-        found.map(|(_, _, network)| *network)
-    }
-
-    fn charge(&self, slot: u32) -> bool {
-        let mut accounts = self.accounts.borrow_mut();
-        let account = accounts.entry(slot).or_default();
-        let free = *account < self.config.max_flows_per_endpoint;
-        *account += u32::from(free);
-        free
-    }
-
-    fn refund(&self, slot: u32) {
-        let mut accounts = self.accounts.borrow_mut();
-        *accounts.get_mut(&slot).expect("an account") -= 1;
-    }
-
-    fn generation(&self, slot: u32) -> u32 {
-        self.generations.borrow().get(&slot).copied().unwrap_or(0)
-    }
-
-    // The short way is tested in the kernel, beside the long one.
-    fn receiver(&self, _place: u32) -> Option<&Receiver> {
-        None
-    }
-
-    fn config(&self) -> &Config {
-        &self.config
-    }
-
-    fn now(&self) -> u32 {
-        self.now.get()
-    }
-
-    fn random(&self) -> u32 {
-        // SplitMix64.
-        self.seed
-            .set(self.seed.get().wrapping_add(0x9e37_79b9_7f4a_7c15));
-        let mut z = self.seed.get();
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z >> 32) as u32
-    }
-
-    fn route(
-        &self,
-        _gateway_ifindex: u32,
-        _src: &Addr,
-        dst: &Addr,
-        route: &mut Route,
-    ) -> Result<(), DropReason> {
-        self.routes_asked.set(self.routes_asked.get() + 1);
-        let (ifindex, next_hop) = self.route.get()?;
-        let usual = if dst.is_v4() {
-            addr(V4.next_hop)
-        } else {
-            addr(V6.next_hop)
-        };
-        *route = Route {
-            ifindex,
-            next_hop: next_hop.unwrap_or(usual),
-        };
-        Ok(())
-    }
-
-    fn send(&self, packet: &Packet, flow: &Flow) -> Result<(), DropReason> {
-        let mut frame = self.frame.borrow().clone();
-        if !flow.to.is_by_stack() {
-            if packet.ttl <= 1 {
-                return Err(DropReason::TtlExpired);
-            }
-            rewrite(&mut frame, packet, flow);
-        }
-        let Flow {
-            to,
-            ifindex,
-            next_hop,
-            dst_mac,
-            ..
-        } = *flow;
-        let before = self.sent.replace(Some(Sent {
-            to,
-            ifindex,
-            next_hop,
-            dst_mac,
-            frame,
-        }));
-        assert_eq!(before, None, "sent twice");
-        Ok(())
-    }
-
-    /// Notes what is sent where; how bytes change is for the tests of the programs.
-    fn send_error(&self, packet: &Packet, quoted: &Quoted, flow: &Flow) -> Result<(), DropReason> {
-        if packet.ttl <= 1 {
-            return Err(DropReason::TtlExpired);
-        }
-        self.errors.borrow_mut().push((quoted.key, *flow));
-        self.sent.replace(Some(Sent {
-            to: flow.to,
-            ifindex: flow.ifindex,
-            next_hop: flow.next_hop,
-            dst_mac: flow.dst_mac,
-            frame: self.frame.borrow().clone(),
-        }));
-        Ok(())
-    }
-
-    fn quoted<R>(&self, packet: &Packet, f: impl FnOnce(&Quoted) -> R) -> Result<R, DropReason> {
-        let mut quoted = Quoted {
-            key: packet.tuple,
-            l3: 0,
-            l4: 0,
-            room: 0,
-            reserved: 0,
-        };
-        icmp::read(packet, &Bytes(&self.frame.borrow()), &mut quoted)?;
-        Ok(f(&quoted))
-    }
-
-    fn flow_begins(&self, _key: &Tuple, flow: &Flow) {
-        assert_eq!(flow.direction, Direction::Original);
-        self.new_flows.set(self.new_flows.get() + 1);
-    }
-
-    fn flow_ends(&self, _key: &Tuple, _flow: &Flow) {
-        self.ended_flows.set(self.ended_flows.get() + 1);
-    }
-
-    fn repeat<R: Repeat>(&self, times: u32, body: &mut R) {
-        for round in 0..times {
-            if !body.step(round) {
-                break;
-            }
-        }
-    }
-
-    fn with_scratch<R>(&self, f: impl FnOnce(&mut Scratch) -> R) -> Option<R> {
-        Some(f(&mut self.scratch.borrow_mut()))
-    }
-}
-
-/// Rewrites a frame as the programs do: checksums by the flow's differences.
-fn rewrite(frame: &mut [u8], packet: &Packet, flow: &Flow) {
-    let l4 = packet.transport_offset();
-    let header = packet.fragment != Fragment::Later;
-    let mut patch = |offset: usize, diff: u16| {
-        let field = u16::from_ne_bytes([frame[offset], frame[offset + 1]]);
-        if packet.tuple.proto == Proto::Udp && offset > l4 && field == 0 {
-            return;
-        }
-        let mut sum = apply(field, diff);
-        if packet.tuple.proto == Proto::Udp && offset > l4 && sum == 0 {
-            sum = 0xffff;
-        }
-        frame[offset..offset + 2].copy_from_slice(&sum.to_ne_bytes());
-    };
-    let pseudo = flow.addr_diff;
-    let (checksum, addrs) = match packet.tuple.proto {
-        Proto::Tcp => (16, pseudo),
-        Proto::Udp => (6, pseudo),
-        Proto::Icmpv6 => (2, pseudo),
-        Proto::Icmp => (2, 0),
-    };
-    if header {
-        patch(
-            l4 + checksum,
-            fold(u64::from(addrs) + u64::from(flow.port_diff)),
-        );
-    }
-    let [src, dst] = [flow.new_src, flow.new_dst];
-    if packet.tuple.dst.is_v4() {
-        patch(
-            L3 + 10,
-            fold(u64::from(flow.addr_diff) + u64::from(TTL_DIFF)),
-        );
-        frame[L3 + 8] -= 1;
-        frame[L3 + 12..L3 + 16].copy_from_slice(&src.v4_octets());
-        frame[L3 + 16..L3 + 20].copy_from_slice(&dst.v4_octets());
-    } else {
-        frame[L3 + 7] -= 1;
-        frame[L3 + 8..L3 + 24].copy_from_slice(&src.octets);
-        frame[L3 + 24..L3 + 40].copy_from_slice(&dst.octets);
-    }
-    let ports = [
-        flow.new_src_port.to_be_bytes(),
-        flow.new_dst_port.to_be_bytes(),
-    ]
-    .concat();
-    match packet.tuple.proto {
-        _ if !header => {}
-        Proto::Tcp | Proto::Udp => frame[l4..l4 + 4].copy_from_slice(&ports),
-        Proto::Icmp | Proto::Icmpv6 => {
-            let id = flow.new_src_port | flow.new_dst_port;
-            frame[l4 + 4..l4 + 6].copy_from_slice(&id.to_be_bytes());
-        }
     }
 }

@@ -1,0 +1,190 @@
+//! A real Docker daemon, docker-proxy included. It runs in the host's network namespace and
+//! in process and mount namespaces of its own, so that all of it ends with its first process
+//! and nothing that it mounts or writes to /etc is seen by anybody else.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path as FilePath, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::super::interrupt;
+use super::super::namespace::{Namespace, Service, feed, output};
+use super::super::site::{Site, control_group};
+use super::host::{HOST, Host, OUTSIDE};
+use super::{Ends, PUBLISHED, Path, SERVICE, Variant, tool};
+
+/// Name of the variant.
+pub const NAME: &str = "dockerd";
+/// The programs that it takes.
+pub const TOOLS: [&str; 3] = ["dockerd", "docker", "unshare"];
+/// How long the daemon may take to serve.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Folders of the machine that containers see, for a program that sleeps.
+const FOLDERS: [&str; 4] = ["/usr", "/bin", "/lib", "/lib64"];
+
+/// Started inside its namespaces; $1 is its folder under /run. Whoever has a containerd keeps
+/// it: the daemon would use it if it saw its socket. What Docker writes to /etc and /opt, and
+/// the files of its shims in /run, are seen by nobody and go with the mount namespace.
+const SCRIPT: &str = r#"
+set -e
+exec 9<"$1"
+mount -t tmpfs tmpfs /run
+mkdir -p "$1"
+mount --no-canonicalize --bind /proc/self/fd/9 "$1"
+exec 9<&-
+for d in etc opt; do
+    test -d /$d || continue
+    mkdir "$1/$d" "$1/$d-work"
+    mount -t overlay overlay -o "lowerdir=/$d,upperdir=$1/$d,workdir=$1/$d-work" /$d
+done
+shift
+exec "$@"
+"#;
+
+/// A daemon with two containers and a published port, for TCP and for UDP.
+pub fn dockerd(site: &Site) -> Result<Variant> {
+    let host = Host::new(site, NAME)?;
+    let folder = site.folder(NAME)?;
+    let log = folder.join("dockerd.log");
+    let daemon = daemon(site, &host.host, &folder);
+    let mut service = Service::start(daemon, &log)?.with_init();
+    let docker = Docker {
+        host: host.host.clone(),
+        socket: format!("unix://{}", folder.join("docker.sock").display()),
+    };
+    let end = Instant::now() + PATIENCE;
+    let version = loop {
+        interrupt::check()?;
+        match docker.run(&["version", "--format", "{{.Server.Version}}"]) {
+            Ok(version) => break version,
+            Err(error) if Instant::now() > end || service.check().is_err() => {
+                let said = std::fs::read_to_string(&log).unwrap_or_default();
+                let last = said.lines().last().unwrap_or_default();
+                bail!("dockerd does not serve: {error:#}; its last words: {last}");
+            }
+            Err(_) => std::thread::sleep(Duration::from_millis(200)),
+        }
+    };
+    // An archive without files: the programs come from the machine.
+    feed(
+        docker.command(&["import", "-", "bench"]),
+        &"\0".repeat(1024),
+    )?;
+    let publish = ["tcp", "udp"].map(|proto| format!("-p={PUBLISHED}:{SERVICE}/{proto}"));
+    let publish: Vec<&str> = publish.iter().map(String::as_str).collect();
+    let root = PathBuf::from(format!("/proc/{}/root", service.pid()));
+    let (first, target) = docker.container("c1", &publish, &root, site)?;
+    let (second, _) = docker.container("c2", &[], &root, site)?;
+
+    let mut variant = Variant::new(
+        NAME,
+        format!("Docker {version} as it comes, docker-proxy included"),
+    );
+    let published = |client: &Namespace, ip: [u8; 4]| Ends {
+        client: client.clone(),
+        server: first.clone(),
+        listen: SocketAddr::from((target, SERVICE)),
+        dial: SocketAddr::from((ip, PUBLISHED)),
+    };
+    variant.paths.extend([
+        (Path::Containers, Ends::direct(&second, &first, target)),
+        (Path::Outside, Ends::direct(&first, &host.outside, OUTSIDE)),
+        (Path::Published, published(&host.outside, HOST)),
+        (Path::Local, published(&host.host, [127, 0, 0, 1])),
+    ]);
+    variant.ports = 2;
+    variant.rules = rules(&host.host);
+    variant.host = Some(host.host);
+    variant.services.push(service);
+    Ok(variant)
+}
+
+fn daemon(site: &Site, host: &Namespace, folder: &FilePath) -> Command {
+    let mut command = host.command("unshare");
+    command
+        .args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
+        .args(["sh", "-c", SCRIPT, "sh"])
+        .arg(folder)
+        .arg(tool("dockerd").unwrap_or_else(|| "dockerd".into()))
+        .arg("--data-root")
+        .arg(folder.join("data"))
+        .arg("--exec-root")
+        .arg(folder.join("exec"))
+        .arg("--pidfile")
+        .arg(folder.join("pid"))
+        .arg("--host")
+        .arg(format!("unix://{}", folder.join("docker.sock").display()))
+        .arg("--cgroup-parent")
+        .arg(format!("/{}", control_group(site.dir())))
+        .args(["--exec-opt", "native.cgroupdriver=cgroupfs"])
+        .args(["--storage-driver", "vfs"])
+        .stdout(std::process::Stdio::null());
+    command
+}
+
+/// How many rules iptables has, whoever made them.
+fn rules(host: &Namespace) -> u64 {
+    let Some(save) = tool("iptables-save") else {
+        return 0;
+    };
+    let text = output(host.command(save)).unwrap_or_default();
+    text.lines().filter(|line| line.starts_with("-A ")).count() as u64
+}
+
+/// The daemon's client.
+struct Docker {
+    host: Namespace,
+    socket: String,
+}
+
+impl Docker {
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = self.host.command("docker");
+        command.args(["--host", &self.socket]).args(args);
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Result<String> {
+        output(self.command(args)).map(|text| text.trim().to_owned())
+    }
+
+    /// Starts a container that sleeps; its network namespace and its address.
+    fn container(
+        &self,
+        name: &str,
+        options: &[&str],
+        root: &FilePath,
+        site: &Site,
+    ) -> Result<(Namespace, Ipv4Addr)> {
+        let folders = FOLDERS
+            .iter()
+            .filter(|folder| FilePath::new(folder).exists());
+        let volumes: Vec<String> = folders
+            .map(|folder| format!("--volume={folder}:{folder}:ro"))
+            .collect();
+        let mut args = vec!["run", "--detach", "--name", name];
+        args.extend(options);
+        args.extend(volumes.iter().map(String::as_str));
+        args.extend(["bench", "/bin/sleep", "infinity"]);
+        self.run(&args)?;
+        let show = |what: &str| self.run(&["inspect", "--format", what, name]);
+        let sandbox = show("{{.NetworkSettings.SandboxKey}}")?;
+        let address = show("{{.NetworkSettings.IPAddress}}")?;
+        let address = if address.is_empty() || address.starts_with('<') {
+            // Docker 29 knows addresses by network only.
+            show("{{.NetworkSettings.Networks.bridge.IPAddress}}")?
+        } else {
+            address
+        };
+        let address = address
+            .parse()
+            .with_context(|| format!("Docker gave {name} the address {address:?}"))?;
+        // The file is a mount that only the daemon's mount namespace has. It may be named
+        // by /var/run, which is a link that must not lead out of there.
+        let sandbox = sandbox.trim_start_matches('/');
+        let namespace = Namespace::open(&root.join(sandbox), site.dir())?;
+        Ok((namespace, address))
+    }
+}
