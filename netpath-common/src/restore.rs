@@ -7,7 +7,7 @@
 use crate::checksum::{addr_diff, port_diff};
 use crate::endpoint::EndpointKey;
 use crate::env::{Env, InsertError, Scratch, Table};
-use crate::flow::{Direction, Flow};
+use crate::flow::{Direction, Flow, FlowKind, Toward};
 use crate::snat::{self, Opening};
 use crate::tcp;
 use crate::tuple::{OUTSIDE, Tuple};
@@ -32,10 +32,16 @@ pub fn other_half<E: Env>(env: &E, key: &Tuple, opening: &mut Opening, flow: &mu
     let way = &mut opening.back;
     if key.network == OUTSIDE {
         let found = env.route(flow.gateway_ifindex, &key.dst, &key.src, &mut way.route);
-        if found.is_err() || !env.uplinks().contains(&way.route.ifindex) {
+        if found.is_err() {
             return false;
         }
-        way.out(flow.slot);
+        if env.uplinks().contains(&way.route.ifindex) {
+            way.out(flow.slot);
+        } else if flow.kind as u8 == FlowKind::Direct as u8 {
+            way.by_stack(flow.slot, flow.gateway_ifindex);
+        } else {
+            return false;
+        }
     } else {
         let sender = EndpointKey::new(key.network, key.src);
         let found = env
@@ -43,6 +49,10 @@ pub fn other_half<E: Env>(env: &E, key: &Tuple, opening: &mut Opening, flow: &mu
             .with(&sender, |endpoint| way.into_container(endpoint));
         if found.is_none() {
             return false;
+        }
+        if flow.to as u8 == Toward::Stack as u8 {
+            // The answers come by the host's stack as well.
+            way.to = Toward::Forwarded;
         }
     }
     let own_flags = flow.tcp_flags;

@@ -10,6 +10,7 @@ use std::path::Path;
 use aya::maps::{HashMap, Map, MapData};
 use etherparse::{Ipv4Header, Ipv6Header};
 use netpath_common::flow::Flow;
+use netpath_common::policy::{GatewayMode, Policy};
 use netpath_common::tuple::{OUTSIDE, Proto, Tuple};
 
 use crate::packets::{
@@ -64,6 +65,7 @@ pub struct Fuzzer<'a> {
     first: usize,
     shown: HashSet<(String, Action, String, [u8; 3])>,
     sum: Sum,
+    open: bool,
 }
 
 /// Inputs that are kept to go on from; beyond that a new one takes the place of an old one.
@@ -73,8 +75,17 @@ const KEPT: usize = 4096;
 const LOOK: usize = 1024;
 
 impl<'a> Fuzzer<'a> {
-    /// Publishes ports, so that frames from outside get somewhere.
-    pub fn new(host: &'a mut Host, seed: u64) -> Self {
+    /// Publishes ports, so that frames from outside get somewhere; `open` networks also take
+    /// what is for a container's own address.
+    pub fn new(host: &'a mut Host, seed: u64, open: bool) -> Self {
+        for network in if open { 0..2 } else { 0..0 } {
+            let policy = Policy {
+                mode4: GatewayMode::NatUnprotected,
+                mode6: GatewayMode::NatUnprotected,
+                ..Policy::default()
+            };
+            host.set_policy(network, policy);
+        }
         for family in FAMILIES {
             host.publish(Proto::Tcp, family.any, 8080, 0, 80);
             host.publish(Proto::Udp, family.any, 8080, 0, 80);
@@ -88,6 +99,7 @@ impl<'a> Fuzzer<'a> {
             inputs,
             shown: HashSet::new(),
             sum: Sum::default(),
+            open,
         }
     }
 
@@ -143,7 +155,8 @@ impl<'a> Fuzzer<'a> {
         if to_uplink {
             let own = FAMILIES.map(|family| ip(family.uplink));
             let source = source(&out).expect("what leaves can be read");
-            assert!(own.contains(&source), "{source} leaves: {hex}");
+            // An open network's containers answer by their own addresses who came by them.
+            assert!(self.open || own.contains(&source), "{source} leaves: {hex}");
         }
         (to_uplink && self.random.below(2) == 0).then(|| self.answer(&out))?
     }
@@ -270,6 +283,7 @@ pub fn read(text: &str) -> Vec<Input> {
             "container" => At::Container(0),
             "uplink" => At::Uplink,
             "gateway" => At::Gateway(false),
+            "forwarded" => At::Gateway(true),
             other => panic!("{other} is no place"),
         };
         let bytes = hex.as_bytes().chunks(2).map(|pair| {
@@ -286,7 +300,8 @@ fn place(at: At) -> String {
         At::Beyond(_) => "beyond",
         At::Container(_) => "container",
         At::Uplink => "uplink",
-        At::Gateway(_) => "gateway",
+        At::Gateway(false) => "gateway",
+        At::Gateway(true) => "forwarded",
         At::Xdp => "xdp",
     }
     .to_owned()
@@ -397,6 +412,23 @@ fn valid() -> Vec<Input> {
                     all.push((At::Uplink, sample.with_options(10)));
                 }
             }
+        }
+    }
+    // By containers' own addresses; each way with a client of its own.
+    for family in FAMILIES {
+        for l4 in [
+            L4::Tcp(6000, 80, SYN),
+            L4::Tcp(6000, 80, ACK),
+            L4::Udp(6000, 80),
+            L4::Request(6),
+            L4::Sctp(6000, 80, INIT),
+        ] {
+            let out = Sample::new(family.a, family.red, l4).macs(MAC_A, MAC_GATEWAY);
+            all.push((At::Container(0), out.bytes()));
+            let inward = Sample::new(family.remote, family.red, l4).bytes();
+            all.push((At::Uplink, inward));
+            let forwarded = Sample::new(family.remote, family.a, l4).bytes();
+            all.push((At::Gateway(true), forwarded));
         }
     }
     all.push((At::Container(0), arp(1, MAC_A, V4.a, [0; 6], V4.gateway)));

@@ -2,20 +2,24 @@
 
 use netpath_common::env::Table as _;
 use netpath_common::flow::{Direction, Flow, FlowState};
+use netpath_common::policy::{GatewayMode, Policy};
 use netpath_common::reason::DropReason;
 use netpath_common::tuple::{Proto, Tuple};
 
 use crate::model::{FAMILIES, Family, Model, Outcome, V4, VETH_A, VETH_B, VETH_RED};
 use crate::packets::{ACK, FIN, INIT, INIT_ACK, L4, RST, SYN, Sample, ip};
 
+type Ask = Box<dyn Fn(&Model, u8) -> Sample>;
+type Answer = Box<dyn Fn(&Model, &Sample, u8) -> Sample>;
+
 /// A connection in both directions: the packets of whoever began, and of whoever answers.
 struct Talk {
     model: Model,
     name: &'static str,
     /// A packet of the side that began, with these flags, and what is seen of it.
-    ask: Box<dyn Fn(&Model, u8) -> Sample>,
+    ask: Ask,
     /// The same of the other side, given what it has seen.
-    answer: Box<dyn Fn(&Model, &Sample, u8) -> Sample>,
+    answer: Answer,
 }
 
 fn go(model: &Model, veth: Option<u32>, sample: &Sample) -> Sample {
@@ -29,7 +33,13 @@ fn go(model: &Model, veth: Option<u32>, sample: &Sample) -> Sample {
 /// Connections of each kind that there is, of one family.
 fn talks(family: &'static Family, l4: impl Fn(u16, u16, u8) -> L4 + Copy + 'static) -> Vec<Talk> {
     let published = || {
-        let model = Model::new();
+        let mut model = Model::new();
+        let open = Policy {
+            mode4: GatewayMode::NatUnprotected,
+            mode6: GatewayMode::NatUnprotected,
+            ..Policy::default()
+        };
+        model.set_policy(2, open);
         for proto in [Proto::Tcp, Proto::Udp] {
             model.publish(proto, family.any, 8080, family.b, 80);
         }
@@ -49,6 +59,8 @@ fn talks(family: &'static Family, l4: impl Fn(u16, u16, u8) -> L4 + Copy + 'stat
     let mut all = vec![
         talk("published", None, remote, uplink, 8080, Some(VETH_B)),
         talk("neighbour", Some(VETH_A), a, uplink, 8080, Some(VETH_B)),
+        talk("direct", Some(VETH_A), a, red, 80, Some(VETH_RED)),
+        talk("visit", None, remote, red, 80, Some(VETH_RED)),
         talk("network", Some(VETH_RED), red, uplink, 8080, Some(VETH_B)),
     ];
     // SCTP's ports stay what they are, others' are translated.

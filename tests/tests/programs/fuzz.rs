@@ -26,18 +26,18 @@ fn corpus() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(CORPUS)
 }
 
-#[test]
-fn damaged_frames_do_no_harm() {
+/// Fuzzes a host whose networks are open, or not.
+fn fuzz(open: bool) {
     on_host(|host| {
-        let mut fuzzer = Fuzzer::new(host, wish("NETPATH_FUZZ_SEED", SEED));
+        let mut fuzzer = Fuzzer::new(host, wish("NETPATH_FUZZ_SEED", SEED), open);
         let end = Instant::now() + Duration::from_secs(wish("NETPATH_FUZZ_SECONDS", SECONDS));
         while Instant::now() < end {
             fuzzer.step();
         }
         fuzzer.check_flows();
         let sum = fuzzer.sum();
-        println!("{sum:?}");
-        if env::var_os("NETPATH_FUZZ_KEEP").is_some() {
+        println!("open: {open}, {sum:?}");
+        if !open && env::var_os("NETPATH_FUZZ_KEEP").is_some() {
             fuzzer
                 .save(&corpus(), CORPUS_MAX)
                 .expect("the corpus is written");
@@ -53,16 +53,28 @@ fn damaged_frames_do_no_harm() {
 }
 
 #[test]
+fn damaged_frames_do_no_harm() {
+    fuzz(false);
+}
+
+#[test]
+fn damaged_frames_do_no_harm_in_open_networks() {
+    fuzz(true);
+}
+
+#[test]
 fn what_once_showed_something_new_does_no_harm() {
     let inputs = read(&std::fs::read_to_string(corpus()).expect("the corpus"));
     assert!(inputs.len() > 100, "only {} frames", inputs.len());
-    on_host(|host| {
-        let mut fuzzer = Fuzzer::new(host, SEED);
-        for (at, frame) in &inputs {
-            fuzzer.judge(*at, frame);
-        }
-        fuzzer.check_flows();
-    });
+    for open in [false, true] {
+        on_host(|host| {
+            let mut fuzzer = Fuzzer::new(host, SEED, open);
+            for (at, frame) in &inputs {
+                fuzzer.judge(*at, frame);
+            }
+            fuzzer.check_flows();
+        });
+    }
 }
 
 /// The agent's own program takes keys from the agent only, but must bear anything.
