@@ -39,16 +39,14 @@ pub fn is_there(kernel: &Kernel<'_>, tuple: &Tuple) -> bool {
         words[2] = ports;
         SIZE_V4
     } else {
-        for at in 0..4 {
-            words[at] = src[at];
-            words[4 + at] = dst[at];
-        }
+        [words[0], words[1], words[2], words[3]] = src;
+        [words[4], words[5], words[6], words[7]] = dst;
         words[8] = ports;
         SIZE_V6
     };
     let key = key.cast::<bpf_sock_tuple>();
     // The namespace is that of the device at which the packet is, that is, the host's.
-    let netns = BPF_F_CURRENT_NETNS as i32 as u64;
+    let netns = i64::from(BPF_F_CURRENT_NETNS) as u64;
     // SAFETY: the context is valid for the program's whole run, and `key` has `size` bytes; a
     // socket that was found is given back at once.
     unsafe {

@@ -14,6 +14,9 @@ use serde_json::Value;
 const SECOND4: &str = "192.0.2.11";
 const SECOND6: &str = "2001:db8:1::11";
 
+/// An address of the host, its second one, and the client's.
+type Family = (&'static str, &'static str, &'static str);
+
 /// A laboratory whose host has two addresses of each family.
 fn lab() -> Lab {
     let mut lab = Lab::without_agent();
@@ -74,7 +77,7 @@ fn host_ports(lab: &Lab, name: &str, container_port: u64) -> Vec<u64> {
 fn every_form_of_publishing_reaches_exactly_its_port() {
     let lab = lab();
     let outside = lab.outside_netns();
-    let networks: [(&str, &[&str], &[(&str, &str, &str)]); 3] = [
+    let networks: [(&str, &[&str], &[Family]); 3] = [
         ("v4", &["10.81.0.0/24"], &[(HOST4, SECOND4, OUT4)]),
         ("v6", &["fd82::/64"], &[(HOST6, SECOND6, OUT6)]),
         (
@@ -175,7 +178,7 @@ fn a_protocol_that_the_kernel_lacks_is_refused() {
     ];
     let sentence = lab.netpath(&publish).refused();
     assert!(
-        sentence.contains("cannot publish \"80:80/sctp\": this kernel has no SCTP"),
+        sentence.contains("cannot reserve port 80/sctp on 0.0.0.0: this kernel has no SCTP"),
         "{sentence}"
     );
     assert_eq!(lab.json(&["ps", "-a"]).as_array().map(Vec::len), Some(0));

@@ -51,7 +51,7 @@ pub struct ConnectArgs {
     #[arg(long, value_name = "NAME")]
     network: Option<String>,
 
-    /// Publish ports: [HOST-IP:][HOST-PORT[-PORT]:]CONTAINER-PORT[-PORT][/tcp|udp]
+    /// Publish ports: [HOST-IP:][HOST-PORT[-PORT]:]CONTAINER-PORT[-PORT][/tcp|udp|sctp]
     #[arg(short, long, value_name = "SPEC")]
     pub publish: Vec<String>,
 

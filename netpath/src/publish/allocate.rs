@@ -4,6 +4,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::Result;
+use netpath_common::tuple::Proto;
 use nix::libc;
 
 use super::ephemeral::EphemeralPorts;
@@ -247,6 +248,9 @@ fn refused((binding, error): (Binding, io::Error)) -> anyhow::Error {
         proto_name(binding.proto),
         show(binding.host_ip)
     );
+    if binding.proto == Proto::Sctp && error.raw_os_error() == Some(libc::EPROTONOSUPPORT) {
+        return invalid(format!("{sentence}: this kernel has no SCTP"));
+    }
     if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) {
         return too_many_files(format!("{sentence}: it would be one open file too many"));
     }

@@ -35,7 +35,7 @@ pub struct Binding {
     pub host_port: u16,
     /// Port of the container.
     pub container_port: u16,
-    /// TCP or UDP.
+    /// TCP, UDP or SCTP.
     pub proto: Proto,
 }
 

@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr};
 
 use netpath_common::tuple::Proto;
 use nix::sys::resource::{Resource, getrlimit};
-use socket2::{Domain, SockFilter, Socket, Type};
+use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
 use super::Binding;
 use super::owner::{Holder, find_holder};
@@ -134,12 +134,12 @@ enum Reuse {
 /// Binds a socket. `only_v6` has it leave the IPv4 half of a wildcard alone.
 fn bind(binding: &Binding, only_v6: bool, reuse: Reuse) -> io::Result<Socket> {
     let address = SocketAddr::new(binding.host_ip, binding.host_port);
-    let kind = if binding.proto == Proto::Udp {
-        Type::DGRAM
-    } else {
-        Type::STREAM
+    let (kind, protocol) = match binding.proto {
+        Proto::Udp => (Type::DGRAM, None),
+        Proto::Sctp => (Type::STREAM, Some(Protocol::SCTP)),
+        _ => (Type::STREAM, None),
     };
-    let socket = Socket::new(Domain::for_address(address), kind, None)?;
+    let socket = Socket::new(Domain::for_address(address), kind, protocol)?;
     if address.is_ipv6() {
         socket.set_only_v6(only_v6)?;
     }

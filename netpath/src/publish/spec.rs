@@ -4,7 +4,6 @@ use std::net::IpAddr;
 
 use anyhow::Result;
 use netpath_common::tuple::Proto;
-use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::problem::invalid;
 
@@ -26,7 +25,7 @@ pub struct Mapping {
     pub host: HostPorts,
     /// Port of the container.
     pub container: u16,
-    /// TCP or UDP.
+    /// TCP, UDP or SCTP.
     pub proto: Proto,
 }
 
@@ -38,7 +37,7 @@ pub fn parse(text: &str) -> Result<Vec<Mapping>> {
     parse_parts(text).map_err(|reason| {
         invalid(format!(
             "cannot publish \"{text}\": {reason}; \
-             the form is [HOST-IP:][HOST-PORT[-PORT]:]CONTAINER-PORT[-PORT][/tcp|udp]"
+             the form is [HOST-IP:][HOST-PORT[-PORT]:]CONTAINER-PORT[-PORT][/tcp|udp|sctp]"
         ))
     })
 }
@@ -50,8 +49,12 @@ fn parse_parts(text: &str) -> Result<Vec<Mapping>, String> {
             "tcp" => (ports, Proto::Tcp),
             "udp" => (ports, Proto::Udp),
             "" => return Err("the protocol after / is missing".into()),
-            "sctp" if !has_sctp() => return Err("this kernel has no SCTP".into()),
-            other => return Err(format!("protocol {other} is not supported, use tcp or udp")),
+            "sctp" => (ports, Proto::Sctp),
+            other => {
+                return Err(format!(
+                    "protocol {other} is not supported, use tcp, udp or sctp"
+                ));
+            }
         },
     };
     let (host, container) = match ports.rsplit_once(':') {
@@ -90,19 +93,22 @@ fn parse_parts(text: &str) -> Result<Vec<Mapping>, String> {
             }
         }
     };
-    Ok((0..=count)
-        .map(|nth| Mapping {
-            host_ip,
-            host: host_of(nth),
-            container: first + nth,
-            proto,
-        })
-        .collect())
-}
-
-/// Whether a port of SCTP could be reserved.
-fn has_sctp() -> bool {
-    Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::SCTP)).is_ok()
+    let mappings = (0..=count).map(|nth| Mapping {
+        host_ip,
+        host: host_of(nth),
+        container: first + nth,
+        proto,
+    });
+    let mappings: Vec<Mapping> = mappings.collect();
+    let is_kept =
+        |mapping: &Mapping| mapping.host == HostPorts::Range(mapping.container, mapping.container);
+    // SCTP's checksum is over all of the packet, so that a port cannot be changed on its way.
+    if proto == Proto::Sctp && !mappings.iter().all(is_kept) {
+        return Err(format!(
+            "SCTP cannot be translated to another port, so the host port must be {container}, too"
+        ));
+    }
+    Ok(mappings)
 }
 
 /// Splits what stands before the container port: an address, ports, or both.
@@ -180,7 +186,7 @@ mod tests {
     #[test]
     fn single_ports() {
         use HostPorts::{Ephemeral, Range};
-        use Proto::{Tcp, Udp};
+        use Proto::{Sctp, Tcp, Udp};
         for (text, expected) in [
             ("80", mapping("", Ephemeral, 80, Tcp)),
             (":80", mapping("", Ephemeral, 80, Tcp)),
@@ -200,6 +206,7 @@ mod tests {
             ("[::1]:8080:80", mapping("::1", Range(8080, 8080), 80, Tcp)),
             ("[::]::80", mapping("::", Ephemeral, 80, Tcp)),
             ("[::1]:80", mapping("::1", Ephemeral, 80, Tcp)),
+            ("80:80/sctp", mapping("", Range(80, 80), 80, Sctp)),
             ("65535:65535", mapping("", Range(65535, 65535), 65535, Tcp)),
         ] {
             assert_eq!(one(text), expected, "{text}");
@@ -228,6 +235,9 @@ mod tests {
             ("8080:", "container port is missing"),
             ("80/", "protocol after / is missing"),
             ("80/dccp", "dccp is not supported"),
+            ("80/sctp", "host port must be 80, too"),
+            ("81:80/sctp", "host port must be 80, too"),
+            ("80-90:80/sctp", "host port must be 80, too"),
             ("http:80", "\"http\" is not a port"),
             ("+80", "is not a port"),
             ("-80", "is not a port"),
