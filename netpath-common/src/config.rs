@@ -15,8 +15,8 @@ pub struct Config {
     pub max_flows_per_endpoint: u32,
     /// Idle times.
     pub timeouts: Timeouts,
-    /// Always 0.
-    pub reserved: [u8; 4],
+    /// What somebody watches, flags of [`crate::event::wanted`].
+    pub events: u32,
     /// What makes the choice of source ports unforeseeable; the agent draws it once.
     pub port_secret: [u64; 2],
 }
@@ -29,7 +29,7 @@ pub static FALLBACK: Config = Config {
     snat_port_max: DEFAULT_SNAT_PORTS.1,
     max_flows_per_endpoint: u32::MAX,
     timeouts: Timeouts::DEFAULT,
-    reserved: [0; 4],
+    events: 0,
     port_secret: [0; 2],
 };
 

@@ -14,11 +14,13 @@ pub enum Hook {
     Uplink = 1,
     /// tcx egress of a network's gateway device.
     Gateway = 2,
+    /// XDP of an uplink.
+    Xdp = 3,
 }
 
 impl Hook {
     /// All hooks, in the order of their counters.
-    pub const ALL: [Self; 3] = [Self::Container, Self::Uplink, Self::Gateway];
+    pub const ALL: [Self; 4] = [Self::Container, Self::Uplink, Self::Gateway, Self::Xdp];
 }
 
 /// Key of map `drops`.

@@ -165,8 +165,10 @@ pub trait Env {
     /// # Errors
     /// As [`crate::icmp::read`].
     fn quoted<R>(&self, packet: &Packet, f: impl FnOnce(&Quoted) -> R) -> Result<R, DropReason>;
-    /// Counts a new flow.
-    fn count_new_flow(&self);
+    /// Counts a new flow, and tells of it. `key` and `flow` are its original direction's entry.
+    fn flow_begins(&self, key: &Tuple, flow: &Flow);
+    /// Tells that a flow is about to be removed. `key` and `flow` are either of its entries.
+    fn flow_ends(&self, key: &Tuple, flow: &Flow);
     /// Counts a search for a source port in its bucket; see [`crate::search::Searches`].
     fn count_search(&self, bucket: usize);
     /// Calls `body` up to `times` times, until it says that it has enough. A plain loop

@@ -140,7 +140,25 @@ pub enum FlowState {
     Echo = 8,
 }
 
+impl FlowKind {
+    /// All kinds, for listings.
+    pub const ALL: [Self; 3] = [Self::Masquerade, Self::Published, Self::Direct];
+}
+
 impl FlowState {
+    /// All states, for listings.
+    pub const ALL: [Self; 9] = [
+        Self::SynSent,
+        Self::SynReceived,
+        Self::Established,
+        Self::Closing,
+        Self::Closed,
+        Self::Reset,
+        Self::OneWay,
+        Self::TwoWay,
+        Self::Echo,
+    ];
+
     /// Over: a SYN on this tuple opens a new connection. One FIN is not enough, for the
     /// other side may go on sending for as long as it likes.
     #[inline(always)]

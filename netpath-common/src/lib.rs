@@ -8,8 +8,9 @@
 //!   [`network`], [`port`], [`counter`], [`config`], [`reason`]; those of sockets are in [`socket`]
 //! * logic: [`tcp`], [`sctp`], [`checksum`], [`snat`] and [`search`], [`publish`], [`track`],
 //!   [`restore`], [`icmp`], [`fragment`], and one module a hook:
-//!   [`container`], [`uplink`], [`gateway`], [`socket`], and [`idle`] for the removal of
-//!   flows that fell silent
+//!   [`container`], [`uplink`], [`gateway`], [`socket`], [`deny`] (XDP), and [`idle`] for the
+//!   removal of flows that fell silent
+//! * what is told to those who watch: [`event`]
 //!
 //! Every record is plain data with named fields, no implicit padding (BPF hash
 //! keys are compared as bytes) and ports in host byte order, so that `bpftool map
@@ -21,9 +22,11 @@ pub mod checksum;
 pub mod config;
 pub mod container;
 pub mod counter;
+pub mod deny;
 pub mod direct;
 pub mod endpoint;
 pub mod env;
+pub mod event;
 pub mod flow;
 pub mod fragment;
 pub mod gateway;

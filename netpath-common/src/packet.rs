@@ -122,7 +122,7 @@ const IPV6_FRAGMENT: u8 = 44;
 const IPV6_MAX_EXTENSIONS: usize = 4;
 
 /// Largest IPv4 packet that its length field can say; bigger ones (BIG TCP) say 0.
-const IP_MAX: u32 = 65_535;
+pub const IP_MAX: u32 = 65_535;
 
 const ICMP_ECHO_REPLY: u8 = 0;
 const ICMP_ECHO_REQUEST: u8 = 8;

@@ -54,6 +54,8 @@ pub enum DropReason {
     IccOff = 23,
     /// Straight to a container's port, which is not published.
     NotPublished = 24,
+    /// The source address is denied on the uplinks.
+    DeniedSource = 30,
     /// A program goes on in one that is not there.
     MissingStage = 40,
     /// SCTP's checksum lets no port be changed, and this one would have to be.
@@ -64,7 +66,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons, for listings.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::Malformed,
         Self::UnknownEtherType,
         Self::SpoofedSource,
@@ -89,6 +91,7 @@ impl DropReason {
         Self::InternalNetwork,
         Self::IccOff,
         Self::NotPublished,
+        Self::DeniedSource,
         Self::MissingStage,
         Self::PortFixed,
         Self::MartianSource,
@@ -121,6 +124,7 @@ impl DropReason {
             Self::InternalNetwork => "the network is internal, nothing leaves or enters it",
             Self::IccOff => "containers of this network do not talk with each other",
             Self::NotPublished => "straight to a container's port that is not published",
+            Self::DeniedSource => "the source is denied, see `netpath deny ls`",
             Self::MissingStage => "a program goes on in one that is not there",
             Self::MartianSource => "a source address that nobody outside can have",
             Self::PortFixed => "SCTP keeps its ports, and this one is taken or leads to another",

@@ -218,7 +218,7 @@ fn insert_original<E: Env>(
             }
         }
     }
-    env.count_new_flow();
+    env.flow_begins(key, flow);
     Some(Made::New)
 }
 

@@ -244,6 +244,7 @@ pub fn remove<E: Env>(env: &E, key: &Tuple) -> bool {
     flows.with(key, |flow| {
         other_key = flow.other_key(key);
         note(flow, &mut payer);
+        env.flow_ends(key, flow);
     });
     let own = flows.with(&other_key, |other| {
         let own = other.other_key(&other_key) == *key;

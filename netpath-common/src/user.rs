@@ -3,7 +3,9 @@
 use crate::addr::Addr;
 use crate::config::Config;
 use crate::counter::{Count, DropKey, HookCounters};
+use crate::deny::Denied;
 use crate::endpoint::{Endpoint, EndpointKey, Slot, Veth};
+use crate::event::Event;
 use crate::flow::Flow;
 use crate::fragment::{FragmentKey, FragmentPorts};
 use crate::link::{Receiver, Sender};
@@ -29,10 +31,12 @@ pod!(
     Addr,
     Config,
     Count,
+    Denied,
     Dialled,
     DropKey,
     Endpoint,
     EndpointKey,
+    Event,
     Flow,
     FragmentKey,
     FragmentPorts,

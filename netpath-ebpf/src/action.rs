@@ -8,9 +8,10 @@ use aya_ebpf::bindings::{
 use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer};
 use aya_log_ebpf::debug;
 use netpath_common::addr::Addr;
-use netpath_common::counter::DropKey;
+use netpath_common::counter::{DropKey, Hook};
 use netpath_common::endpoint::Veth;
 use netpath_common::env::Verdict;
+use netpath_common::event::wanted;
 use netpath_common::flow::{Flow, Toward};
 use netpath_common::icmp::Quoted;
 use netpath_common::packet::{Fragment, Frame as _, L3, Packet};
@@ -23,7 +24,7 @@ use network_types::tcp::TcpHdr;
 
 use crate::frame::Linear;
 use crate::kernel::Kernel;
-use crate::{maps, neighbour, rewrite, route};
+use crate::{event, maps, neighbour, rewrite, route};
 
 /// What became of a packet that was not dropped.
 pub enum Outcome {
@@ -52,7 +53,7 @@ const HEADERS_V6: u32 = (L3 + Ipv6Hdr::LEN + TcpHdr::LEN) as u32;
 
 /// Parses the IP header of an IPv4 or IPv6 frame.
 #[inline(always)]
-fn parse(packet: &mut Packet, linear: &Linear, ether_type: u16) -> Result<(), DropReason> {
+pub fn parse(packet: &mut Packet, linear: &Linear, ether_type: u16) -> Result<(), DropReason> {
     match ether_type {
         ETH_IPV4 => packet.parse_v4(linear),
         ETH_IPV6 => packet.parse_v6(linear),
@@ -337,9 +338,28 @@ pub fn finish(kernel: &Kernel<'_>, result: Result<Outcome, DropReason>) -> i32 {
 
 #[inline(never)]
 fn count_drop(kernel: &Kernel<'_>, reason: DropReason, len: u32) {
+    add_drop(reason, kernel.hook, len);
+    if event::wanted(wanted::DROPS) {
+        // As it is: `np_container` must stay a program that only reads.
+        let linear = Linear::as_is(kernel.ctx);
+        event::drop(kernel.hook, reason, kernel.ifindex(), &linear);
+    }
+    debug!(
+        kernel.ctx,
+        "drop: reason {}, hook {}, device {}, {} bytes",
+        reason as u8,
+        kernel.hook as u8,
+        kernel.ifindex(),
+        len
+    );
+}
+
+/// Adds a packet to the drops of a reason at a hook.
+#[inline(always)]
+pub fn add_drop(reason: DropReason, hook: Hook, len: u32) {
     let key = DropKey {
         reason,
-        hook: kernel.hook,
+        hook,
         reserved: [0; 2],
     };
     match maps::DROPS.get_ptr_mut(key) {
@@ -351,12 +371,4 @@ fn count_drop(kernel: &Kernel<'_>, reason: DropReason, len: u32) {
             let _ = maps::DROPS.insert(key, count, 0);
         }
     }
-    debug!(
-        kernel.ctx,
-        "drop: reason {}, hook {}, device {}, {} bytes",
-        reason as u8,
-        kernel.hook as u8,
-        kernel.ifindex(),
-        len
-    );
 }

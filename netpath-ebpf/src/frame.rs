@@ -1,6 +1,7 @@
 //! The bytes of the packet at hand, read in place.
 
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::helpers::generated::bpf_xdp_get_buff_len;
+use aya_ebpf::programs::{TcContext, XdpContext};
 use netpath_common::packet::{Frame, Wire};
 use netpath_common::reason::DropReason;
 
@@ -37,6 +38,17 @@ impl Linear {
             start: ctx.data(),
             end: ctx.data_end(),
             len: ctx.len(),
+        }
+    }
+
+    /// The first piece of a frame that is no packet of the stack's yet.
+    #[inline(always)]
+    pub fn of_xdp(ctx: &XdpContext) -> Self {
+        Self {
+            start: ctx.data(),
+            end: ctx.data_end(),
+            // SAFETY: the context is valid for the program's whole run.
+            len: unsafe { bpf_xdp_get_buff_len(ctx.ctx) } as u32,
         }
     }
 

@@ -13,6 +13,7 @@ use netpath_common::config::{Config, FALLBACK};
 use netpath_common::counter::{Hook, HookCounters};
 use netpath_common::endpoint::{Endpoint, EndpointKey};
 use netpath_common::env::{Env, InsertError, Repeat, Route, Scratch, Table};
+use netpath_common::event::{EventKind, wanted};
 use netpath_common::flow::Flow;
 use netpath_common::fragment::{FragmentKey, FragmentPorts};
 use netpath_common::icmp::{self, Quoted};
@@ -25,8 +26,7 @@ use netpath_common::reason::DropReason;
 use netpath_common::tuple::{Proto, Tuple};
 
 use crate::frame::{HEADERS_QUOTED, Linear};
-use crate::maps;
-use crate::{action, host_socket, route};
+use crate::{action, event, host_socket, maps, route};
 
 /// One packet at one hook.
 #[derive(Clone, Copy)]
@@ -78,22 +78,7 @@ impl<'a> Kernel<'a> {
     /// None in practice: the verifier wants the question asked.
     #[inline(always)]
     pub fn packet(&self, network: u16) -> Result<&'a mut Packet, DropReason> {
-        let packet = maps::PACKET
-            .get_ptr_mut(0)
-            .ok_or(DropReason::RewriteFailed)?;
-        // SAFETY: the record is this CPU's own, as in `with_scratch`; one packet is at hand at
-        // a time, and each hook asks once. The parsers write the rest before anybody reads it;
-        // `proto` is the one field for which the map's initial zero would not be valid.
-        unsafe {
-            let tuple = &raw mut (*packet).tuple;
-            (*tuple).src_port = 0;
-            (*tuple).dst_port = 0;
-            (*tuple).network = network;
-            (&raw mut (*tuple).proto).write(Proto::Udp);
-            (&raw mut (*packet).transport).write(Transport::Unknown);
-            (*packet).tcp_flags = 0;
-            Ok(&mut *packet)
-        }
+        packet(network)
     }
 
     /// This CPU's counters of the hook.
@@ -103,6 +88,28 @@ impl<'a> Kernel<'a> {
             // SAFETY: the record is this CPU's own.
             f(unsafe { &mut *counters });
         }
+    }
+}
+
+/// See [`Kernel::packet`].
+#[inline(always)]
+pub fn packet(network: u16) -> Result<&'static mut Packet, DropReason> {
+    let packet = maps::PACKET
+        .get_ptr_mut(0)
+        .ok_or(DropReason::RewriteFailed)?;
+    // SAFETY: the record is this CPU's own, as in `with_scratch`; one packet is at hand at
+    // a time, and each hook asks once (and once more when it is done, to tell of a drop). The
+    // parsers write the rest before anybody reads it; `proto` is the one field for which the
+    // map's initial zero would not be valid.
+    unsafe {
+        let tuple = &raw mut (*packet).tuple;
+        (*tuple).src_port = 0;
+        (*tuple).dst_port = 0;
+        (*tuple).network = network;
+        (&raw mut (*tuple).proto).write(Proto::Udp);
+        (&raw mut (*packet).transport).write(Transport::Unknown);
+        (*packet).tcp_flags = 0;
+        Ok(&mut *packet)
     }
 }
 
@@ -294,8 +301,18 @@ impl Env for Kernel<'_> {
     }
 
     #[inline(always)]
-    fn count_new_flow(&self) {
+    fn flow_begins(&self, key: &Tuple, flow: &Flow) {
         self.count(|counters| counters.new_flows += 1);
+        if event::wanted(wanted::FLOWS) {
+            event::flow(EventKind::NewFlow, self.hook, self.ifindex(), key, flow);
+        }
+    }
+
+    #[inline(always)]
+    fn flow_ends(&self, key: &Tuple, flow: &Flow) {
+        if event::wanted(wanted::FLOWS) {
+            event::flow(EventKind::FlowEnd, self.hook, 0, key, flow);
+        }
     }
 
     #[inline(always)]

@@ -7,6 +7,7 @@
 //! * `np_uplink`: tcx ingress of an uplink
 //! * `np_gateway`: tcx egress of a network's gateway device
 //! * `np_connect4` and its like: cgroup hooks of the host's own sockets
+//! * `np_xdp`: XDP of an uplink
 //! * `np_sweep`: attached nowhere; the agent runs it to remove idle flows
 #![no_std]
 #![no_main]
@@ -14,6 +15,7 @@
 #![allow(missing_docs)]
 
 mod action;
+mod event;
 mod frame;
 mod host_socket;
 mod kernel;
@@ -24,9 +26,10 @@ mod rewrite;
 mod route;
 mod socket;
 mod sweep;
+mod xdp;
 
-use aya_ebpf::macros::{cgroup_sock_addr, classifier};
-use aya_ebpf::programs::{SockAddrContext, TcContext};
+use aya_ebpf::macros::{cgroup_sock_addr, classifier, xdp};
+use aya_ebpf::programs::{SockAddrContext, TcContext, XdpContext};
 use netpath_common::counter::Hook;
 
 use crate::kernel::Kernel;
@@ -59,6 +62,13 @@ pub fn np_uplink(ctx: TcContext) -> i32 {
 pub fn np_gateway(ctx: TcContext) -> i32 {
     let kernel = Kernel::new(&ctx, Hook::Gateway);
     action::finish(&kernel, action::gateway(&kernel))
+}
+
+/// Everything from outside comes by here first, before it is a packet of the stack's. Frames
+/// may be in several pieces: large ones, and aggregates.
+#[xdp(frags)]
+pub fn np_xdp(ctx: XdpContext) -> u32 {
+    xdp::run(&ctx)
 }
 
 /// Removes the flows whose keys are the packet, if they are idle. Returns how many it removed.

@@ -1,16 +1,20 @@
 //! The maps. Operators read them with `bpftool`: keys and values are records with named
 //! fields, names fit into the kernel's 15 characters.
 
+use core::cell::UnsafeCell;
+
 use aya_ebpf::btf_maps::{
-    Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, ProgramArray,
+    Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, ProgramArray, RingBuf,
 };
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::{Global, bindings::BPF_F_NO_PREALLOC};
 use netpath_common::addr::Addr;
 use netpath_common::config::Config;
 use netpath_common::counter::{Count, DropKey, HookCounters};
+use netpath_common::deny::{Denied, MAX_DENIED};
 use netpath_common::endpoint::{Endpoint, EndpointKey, MAX_ENDPOINTS, Slot, Veth};
 use netpath_common::env::Scratch;
+use netpath_common::event::{EVENTS_BYTES, Event};
 use netpath_common::flow::Flow;
 use netpath_common::fragment::{FragmentKey, FragmentPorts};
 use netpath_common::icmp::Quoted;
@@ -124,7 +128,7 @@ pub static SOCK_KEY: PerCpuArray<SockKey, 1> = PerCpuArray::new();
 
 /// Counters, one record a hook.
 #[btf_map(name = "counters")]
-pub static COUNTERS: PerCpuArray<HookCounters, 3> = PerCpuArray::new();
+pub static COUNTERS: PerCpuArray<HookCounters, 4> = PerCpuArray::new();
 
 /// How long the searches for source ports were.
 #[btf_map(name = "snat_retries")]
@@ -133,6 +137,18 @@ pub static SNAT_RETRIES: PerCpuArray<Searches, 1> = PerCpuArray::new();
 /// Drops by reason and hook.
 #[btf_map(name = "drops")]
 pub static DROPS: PerCpuHashMap<DropKey, Count, 256> = PerCpuHashMap::new();
+
+/// Sources that uplinks do not let in. The cell is for the counters in the values.
+#[btf_map(name = "denied")]
+pub static DENIED: LpmTrie<Addr, UnsafeCell<Denied>, MAX_DENIED> = LpmTrie::new();
+
+/// What is told to those who watch.
+#[btf_map(name = "events")]
+pub static EVENTS: RingBuf<Event, EVENTS_BYTES> = RingBuf::new();
+
+/// Events for which there was no room.
+#[btf_map(name = "lost_events")]
+pub static LOST_EVENTS: PerCpuArray<u64, 1> = PerCpuArray::new();
 
 /// Whether the kernel knows `BPF_F_IPV6` of `bpf_l4_csum_replace` (6.16 and later); set at load.
 #[unsafe(no_mangle)]

@@ -206,7 +206,7 @@ impl<'a> Fuzzer<'a> {
     /// Counters and drops, by name.
     fn counts(&self) -> Seen<String, u64> {
         let counters = self.host.datapath.counters().expect("the counters");
-        let drops = self.host.datapath.drops().expect("the drops");
+        let drops = self.host.datapath.drops(false).expect("the drops");
         let counters = counters
             .into_iter()
             .filter(|row| row.counter != "seen" && row.counter != "dropped")
@@ -302,6 +302,7 @@ fn place(at: At) -> String {
         At::Uplink => "uplink",
         At::Gateway(false) => "gateway",
         At::Gateway(true) => "forwarded",
+        At::Xdp => "xdp",
     }
     .to_owned()
 }

@@ -152,6 +152,8 @@ pub enum At {
     Uplink,
     /// The first network's gateway device; whether the packet is forwarded for somebody.
     Gateway(bool),
+    /// The uplink, before the stack.
+    Xdp,
 }
 
 impl At {
@@ -161,6 +163,7 @@ impl At {
             Self::Beyond(_) => ("container", "np_beyond"),
             Self::Uplink => ("uplink", "np_uplink"),
             Self::Gateway(_) => ("gateway", "np_gateway"),
+            Self::Xdp => ("xdp", "np_xdp"),
         }
     }
 }
@@ -501,6 +504,7 @@ impl Host {
     /// Runs a hook's program on a frame and checks nothing.
     pub fn run_raw(&mut self, at: At, frame: &[u8]) -> (Action, Vec<u8>) {
         let (ifindex, ingress) = match at {
+            At::Xdp => return self.run_xdp(frame),
             At::Container(i) | At::Beyond(i) => (self.veths[i], self.veths[i]),
             At::Uplink => (self.uplink, self.uplink),
             At::Gateway(true) => (self.gateways[0], self.uplink),
@@ -527,9 +531,29 @@ impl Host {
         (Action::of(result.return_value), out)
     }
 
+    /// As [`Self::run_raw`], for a program that takes another context. Ours needs nothing of it.
+    fn run_xdp(&mut self, frame: &[u8]) -> (Action, Vec<u8>) {
+        let mut out = vec![0; frame.len() + 64];
+        let program = self.datapath.programs().xdp().expect("the program");
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            ..TestRunOptions::new()
+        };
+        let result = program.test_run(options).expect("the program runs");
+        out.truncate(result.data_size_out as usize);
+        // XDP_DROP and XDP_PASS.
+        let action = match result.return_value {
+            1 => Action::Drop,
+            2 => Action::Pass,
+            other => panic!("the program returned {other}"),
+        };
+        (action, out)
+    }
+
     /// Drops at a hook so far, by reason.
     pub fn drops(&self, hook: &str) -> HashMap<String, u64> {
-        let rows = self.datapath.drops().expect("the drops");
+        let rows = self.datapath.drops(false).expect("the drops");
         let rows = rows.into_iter().filter(|row| row.hook == hook);
         rows.map(|row| (row.reason, row.packets)).collect()
     }

@@ -15,6 +15,7 @@ mod verify;
 
 mod connection;
 mod container;
+mod deny;
 mod lost;
 mod masquerade;
 mod model;

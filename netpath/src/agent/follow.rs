@@ -99,6 +99,12 @@ impl Agent {
         .with_context(|| format!("cannot use uplink {name}"))?;
         let mut uplinks = self.uplinks.lock().unwrap_or_else(PoisonError::into_inner);
         uplinks.insert(name.to_owned(), now);
+        drop(uplinks);
+        if let Some(new) = now
+            && before.is_none_or(|old| (old.ifindex, old.mtu) != (new.ifindex, new.mtu))
+        {
+            self.set_gate(name, new.ifindex);
+        }
         Ok(())
     }
 

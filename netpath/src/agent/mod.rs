@@ -4,6 +4,8 @@
 //!   the host
 //! * [`lock`]: one agent for one set of folders and one network namespace
 //! * `network`, `container`, `attach`, `stop`: the operations of the API
+//! * `deny`: whom the uplinks do not let in; `events`: those who watch; `explain`: what would
+//!   become of a packet
 //! * `endpoint`: the kernel state of one container's interface; `announce`: tells its neighbours
 //! * `reconcile`: at the start, makes kernel state and the store agree
 //! * `follow`: keeps up with the host's devices and addresses
@@ -19,7 +21,10 @@
 mod announce;
 mod attach;
 mod container;
+mod deny;
 mod endpoint;
+mod events;
+mod explain;
 mod follow;
 pub mod lock;
 mod network;
@@ -50,10 +55,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch as watch_channel;
 
 use crate::api::server;
+use crate::datapath::gate::Gate;
 use crate::datapath::{Datapath, DatapathOptions, cgroup};
 use crate::netlink::{Netlink, monitor};
 use crate::publish::{EphemeralPorts, Reservation};
 use crate::store::Store;
+use events::Watchers;
 use lock::Locks;
 use settings::Settings;
 use snat_range::Claim;
@@ -82,6 +89,10 @@ pub struct Agent {
     /// Uplinks as they were last seen, for `status`.
     uplinks: Mutex<BTreeMap<String, Option<Uplink>>>,
     spares: Spares,
+    /// Their gates.
+    gates: Mutex<BTreeMap<String, Gate>>,
+    /// Those who watch what happens.
+    watchers: Watchers,
     started: Instant,
     _locks: Locks,
 }
@@ -124,6 +135,7 @@ pub async fn run(settings: Settings) -> Result<()> {
     tokio::spawn(agent.clone().keep_clean());
     tokio::spawn(agent.clone().keep_spares());
     agent.clone().show_programs_log()?;
+    agent.clone().show_events()?;
     {
         // A reader that went away is no reason to end.
         let mut stdout = std::io::stdout();
@@ -216,6 +228,8 @@ impl Agent {
             changes: watch_channel::Sender::new(0),
             uplinks: Mutex::new(uplinks),
             spares: Spares::default(),
+            gates: Mutex::default(),
+            watchers: Watchers::default(),
             started: Instant::now(),
             _locks: locks,
         });

@@ -45,6 +45,7 @@ impl Agent {
         self.remove_orphans().await?;
         self.reserve_missing(held)?;
         self.complain_about_ports(held)?;
+        self.restore_denied()?;
         self.look_around(held).await?;
         let keep = self.keep()?;
         self.with_datapath(|datapath| datapath.retain(&keep))

@@ -9,6 +9,7 @@ use netpath_common::config::{DEFAULT_SNAT_PORTS, Timeouts};
 use serde::Deserialize;
 
 use super::timeouts;
+use crate::datapath::gate::Wish;
 use crate::netlink::Netlink;
 use crate::problem::{invalid, not_found};
 
@@ -59,6 +60,8 @@ pub struct Settings {
     pub timeouts: Timeouts,
     /// Level of the programs' own messages.
     pub log_datapath: Option<log::LevelFilter>,
+    /// XDP on the uplinks.
+    pub xdp: Wish,
 }
 
 /// Settings that somebody made; also the form of the settings file (TOML).
@@ -91,6 +94,8 @@ pub struct Wishes {
     pub timeouts: BTreeMap<String, u32>,
     /// Level of the programs' own messages.
     pub log_datapath: Option<String>,
+    /// XDP on the uplinks: `auto`, `native`, `generic` or `off`.
+    pub xdp: Option<String>,
 }
 
 impl Wishes {
@@ -142,6 +147,7 @@ impl Wishes {
                 .map(|(name, seconds)| (timeouts::canonical(&name), seconds))
                 .collect(),
             log_datapath: self.log_datapath.or(other.log_datapath),
+            xdp: self.xdp.or(other.xdp),
         }
     }
 
@@ -190,6 +196,7 @@ impl Wishes {
                 .map(|level| parse_level(&level))
                 .transpose()?
                 .flatten(),
+            xdp: self.xdp.map_or(Ok(Wish::default()), |text| text.parse())?,
         })
     }
 }
@@ -333,6 +340,11 @@ mod tests {
             ..Wishes::default()
         };
         assert!(wishes.settings().is_err());
+        let wishes = Wishes {
+            xdp: Some("fast".into()),
+            ..Wishes::default()
+        };
+        assert!(wishes.settings().unwrap_err().to_string().contains("fast"));
         let wishes = Wishes {
             max_flows: Some(1),
             ..Wishes::default()

@@ -31,11 +31,16 @@ impl Agent {
             uptime: self.started.elapsed().as_secs(),
             uplinks: uplinks
                 .iter()
-                .map(|(name, uplink)| UplinkStatus {
-                    name: name.clone(),
-                    ifindex: uplink.map(|uplink| uplink.ifindex),
-                    addr4: uplink.and_then(|uplink| uplink.addr4),
-                    addr6: uplink.and_then(|uplink| uplink.addr6),
+                .map(|(name, uplink)| {
+                    let gate = uplink.map(|_| self.gate(name)).unwrap_or_default();
+                    UplinkStatus {
+                        name: name.clone(),
+                        ifindex: uplink.map(|uplink| uplink.ifindex),
+                        addr4: uplink.and_then(|uplink| uplink.addr4),
+                        addr6: uplink.and_then(|uplink| uplink.addr6),
+                        xdp: gate.place,
+                        xdp_problem: gate.problem,
+                    }
                 })
                 .collect(),
             networks: self.store.networks()?.len(),

@@ -6,7 +6,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper::{Method, Request, StatusCode};
+use hyper::body::Incoming;
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -69,22 +70,70 @@ impl Client {
         self.call(Method::POST, path, serde_json::to_vec(body)?.into())
     }
 
+    /// `GET` of an answer that has no end: calls `begun` when it begins, and `each` with each
+    /// of its lines, until that says false. Ctrl-C ends it, too.
+    ///
+    /// # Errors
+    /// The agent's sentence, that it is not there or went away, or `each`'s own.
+    pub fn follow(
+        &self,
+        path: &str,
+        begun: impl FnOnce(),
+        mut each: impl FnMut(&str) -> Result<bool>,
+    ) -> Result<()> {
+        let runtime = runtime()?;
+        runtime.block_on(async {
+            let ended = tokio::signal::ctrl_c();
+            let lines = async {
+                let response = tokio::time::timeout(
+                    self.patience,
+                    self.request(Method::GET, path, Bytes::new()),
+                )
+                .await
+                .unwrap_or_else(|_| Err(self.silent()))?;
+                let status = response.status();
+                let mut body = response.into_body();
+                if !status.is_success() {
+                    let body = body.collect().await.context(LOST)?.to_bytes();
+                    return Err(refusal(status, &body));
+                }
+                begun();
+                let mut rest = Vec::new();
+                while let Some(frame) = body.frame().await {
+                    let Ok(data) = frame.context(LOST)?.into_data() else {
+                        continue;
+                    };
+                    rest.extend_from_slice(&data);
+                    while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+                        let line: Vec<u8> = rest.drain(..=end).collect();
+                        if !each(String::from_utf8_lossy(&line).trim_end())? {
+                            return Ok(());
+                        }
+                    }
+                }
+                Err(anyhow!(LOST))
+            };
+            tokio::select! {
+                _ = ended => Ok(()),
+                result = lines => result,
+            }
+        })
+    }
+
+    fn silent(&self) -> anyhow::Error {
+        anyhow!(
+            "the agent at {} did not answer within {} s",
+            self.socket.display(),
+            self.patience.as_secs()
+        )
+    }
+
     fn call<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T> {
-        // One thread: commands that go into a mount namespace must not have another.
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .context("cannot start")?;
+        let runtime = runtime()?;
         let answer = async {
             tokio::time::timeout(self.patience, self.exchange(method, path, body))
                 .await
-                .unwrap_or_else(|_| {
-                    Err(anyhow!(
-                        "the agent at {} did not answer within {} s",
-                        self.socket.display(),
-                        self.patience.as_secs()
-                    ))
-                })
+                .unwrap_or_else(|_| Err(self.silent()))
         };
         let (status, body) = runtime.block_on(answer)?;
         if status.is_success() {
@@ -92,10 +141,7 @@ impl Client {
             return serde_json::from_slice(body)
                 .context("the agent's answer cannot be understood, is it of another version?");
         }
-        Err(match serde_json::from_slice::<ErrorBody>(&body) {
-            Ok(body) => anyhow!(body.error),
-            Err(_) => anyhow!("the agent answered with status {status}"),
-        })
+        Err(refusal(status, &body))
     }
 
     async fn exchange(
@@ -104,6 +150,13 @@ impl Client {
         path: &str,
         body: Bytes,
     ) -> Result<(StatusCode, Bytes)> {
+        let response = self.request(method, path, body).await?;
+        let status = response.status();
+        let body = response.into_body().collect().await.context(LOST)?;
+        Ok((status, body.to_bytes()))
+    }
+
+    async fn request(&self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| {
             anyhow!(
                 "cannot reach the agent at {}: {}; start it with \"netpath agent\"",
@@ -111,10 +164,9 @@ impl Client {
                 sentence(&error)
             )
         })?;
-        let lost = "the agent closed the connection";
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
-            .context(lost)?;
+            .context(LOST)?;
         tokio::spawn(connection);
         let request = Request::builder()
             .method(method)
@@ -123,15 +175,25 @@ impl Client {
             .header("content-type", "application/json")
             .body(Full::new(body))
             .context("the request cannot be made")?;
-        let response = sender.send_request(request).await.context(lost)?;
-        let status = response.status();
-        let body = response
-            .into_body()
-            .collect()
-            .await
-            .context(lost)?
-            .to_bytes();
-        Ok((status, body))
+        sender.send_request(request).await.context(LOST)
+    }
+}
+
+const LOST: &str = "the agent closed the connection";
+
+/// One thread: commands that go into a mount namespace must not have another.
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start")
+}
+
+/// The agent's sentence.
+fn refusal(status: StatusCode, body: &[u8]) -> anyhow::Error {
+    match serde_json::from_slice::<ErrorBody>(body) {
+        Ok(body) => anyhow!(body.error),
+        Err(_) => anyhow!("the agent answered with status {status}"),
     }
 }
 

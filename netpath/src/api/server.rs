@@ -4,10 +4,11 @@ use std::future::Future;
 use std::sync::Arc;
 
 use anyhow::{Result, anyhow};
+use axum::body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query, Request, State};
-use axum::http::StatusCode;
 use axum::http::request::Parts;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -15,9 +16,11 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 
-use super::types::{Attach, CreateContainer, CreateNetwork, ErrorBody, Exited, Started, Stop};
+use super::types::{
+    Attach, CreateContainer, CreateNetwork, Deny, ErrorBody, Exited, Explain, Started, Stop, Watch,
+};
 use crate::agent::Agent;
-use crate::problem::{Kind, kind_of};
+use crate::problem::{Kind, invalid, kind_of};
 
 /// Longest request in MiB. Only the arguments of a command and the list of published ports
 /// can be long; the kernel starts nothing with more than 2 MiB of arguments, unless somebody
@@ -55,7 +58,10 @@ pub fn router(agent: Arc<Agent>) -> Router {
         .route("/v1/ports", get(ports))
         .route("/v1/flows", get(flows))
         .route("/v1/drops", get(drops))
+        .route("/v1/denied", get(denied).post(deny).delete(allow))
         .route("/v1/counters", get(counters))
+        .route("/v1/events", get(events))
+        .route("/v1/explain", post(explain))
         .fallback(|| async {
             Failure(
                 StatusCode::NOT_FOUND,
@@ -259,8 +265,68 @@ async fn flows(State(agent): Shared) -> Answer {
     answer(agent.with_datapath(|datapath| datapath.flows()))
 }
 
-async fn drops(State(agent): Shared) -> Answer {
-    answer(agent.with_datapath(|datapath| datapath.drops()))
+async fn drops(State(agent): Shared, Checked(Query(query)): Checked<Query<ListQuery>>) -> Answer {
+    answer(agent.with_datapath(|datapath| datapath.drops(query.all)))
+}
+
+async fn denied(State(agent): Shared) -> Answer {
+    answer(agent.list_denied())
+}
+
+async fn deny(State(agent): Shared, Body(new): Body<Deny>) -> Answer {
+    to_the_end(async move { agent.deny(new).await }).await
+}
+
+#[derive(Deserialize)]
+struct PrefixQuery {
+    prefix: String,
+}
+
+async fn allow(State(agent): Shared, Checked(Query(query)): Checked<Query<PrefixQuery>>) -> Answer {
+    to_the_end(async move { agent.allow(&query.prefix).await }).await
+}
+
+async fn explain(State(agent): Shared, Body(question): Body<Explain>) -> Answer {
+    answer(agent.explain(question).await)
+}
+
+#[derive(Deserialize)]
+struct EventsQuery {
+    #[serde(default)]
+    drops: bool,
+    #[serde(default)]
+    flows: bool,
+    proto: Option<String>,
+    addr: Option<String>,
+    port: Option<String>,
+    container: Option<String>,
+    reason: Option<String>,
+}
+
+async fn events(
+    State(agent): Shared,
+    Checked(Query(query)): Checked<Query<EventsQuery>>,
+) -> Answer {
+    let list = |text: &Option<String>| -> Vec<String> {
+        let parts = text.iter().flat_map(|text| text.split(','));
+        parts.map(str::to_owned).collect()
+    };
+    let port = |text: &String| {
+        text.parse()
+            .map_err(|_| invalid(format!("\"{text}\" is no port")))
+    };
+    let watch = Watch {
+        drops: query.drops,
+        flows: query.flows,
+        proto: list(&query.proto),
+        addr: list(&query.addr),
+        port: list(&query.port).iter().map(port).collect::<Result<_>>()?,
+        container: query.container,
+        reason: list(&query.reason),
+    };
+    let events = agent.monitor(&watch)?;
+    let lines = [(header::CONTENT_TYPE, "application/x-ndjson")];
+    Ok((lines, body::Body::from_stream(events)).into_response())
 }
 
 async fn counters(State(agent): Shared) -> Answer {

@@ -35,6 +35,11 @@ pub struct Args {
     #[arg(long, value_name = "N")]
     spares: Option<usize>,
 
+    /// Where denied sources are dropped: auto, native (in the driver), generic (in the stack)
+    /// or off [default: auto]
+    #[arg(long, value_name = "MODE")]
+    xdp: Option<String>,
+
     /// Connections that one container can have [default: a quarter of --max-flows]
     #[arg(long, value_name = "N")]
     max_flows_per_container: Option<u32>,
@@ -103,6 +108,7 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
             .map(|text| timeouts::parse(text))
             .collect::<Result<_>>()?,
         log_datapath: args.log_datapath,
+        xdp: args.xdp,
         ..Wishes::default()
     };
     let settings = flags.or(args.folders.wishes(context)?).settings()?;

@@ -3,10 +3,13 @@
 mod agent;
 mod attach;
 mod bench;
+mod deny;
 mod doctor;
 mod exec;
+mod explain;
 mod inspect;
 mod logs;
+mod monitor;
 mod network;
 mod port;
 mod ps;
@@ -84,7 +87,13 @@ enum Verb {
     /// Show the connections that the datapath translates
     Flows,
     /// Show what the datapath dropped, by reason
-    Drops,
+    Drops(records::Drops),
+    /// Drop whatever comes from certain sources before it costs anything
+    Deny(deny::Args),
+    /// Tell what would become of a packet, and why
+    Explain(explain::Args),
+    /// Show drops and flows as they happen
+    Monitor(monitor::Args),
     /// Show what the datapath counts
     Counters,
     /// Show how the agent is
@@ -235,7 +244,10 @@ fn dispatch(verb: Verb, context: &Context) -> Result<ExitCode> {
         Verb::Endpoints => records::run("endpoints", context),
         Verb::Ports => records::run("ports", context),
         Verb::Flows => records::run("flows", context),
-        Verb::Drops => records::run("drops", context),
+        Verb::Drops(args) => records::drops(&args, context),
+        Verb::Deny(args) => deny::run(args, context),
+        Verb::Explain(args) => explain::run(args, context),
+        Verb::Monitor(args) => monitor::run(&args, context),
         Verb::Counters => records::run("counters", context),
         Verb::Status => status::run(context),
         Verb::Purge(args) => purge::run(args, context),
@@ -250,6 +262,19 @@ fn dispatch(verb: Verb, context: &Context) -> Result<ExitCode> {
 fn container_path(name: &str) -> Result<String> {
     crate::container::names::check("container", name)?;
     Ok(format!("/v1/containers/{name}"))
+}
+
+/// A user's words as part of a query: all but what needs no escape is percent-encoded
+/// (RFC 3986, 2.1).
+fn escape(text: &str) -> String {
+    text.bytes()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'-' | b'_' => {
+                char::from(byte).to_string()
+            }
+            _ => format!("%{byte:02X}"),
+        })
+        .collect()
 }
 
 /// Does something to each of several containers; one that fails does not keep the others

@@ -29,7 +29,11 @@ pub fn run(context: &Context) -> Result<()> {
             (Some(_), true) => "no address".to_owned(),
             (Some(_), false) => addresses.join(", "),
         };
-        text.push_str(&format!("uplink      {} ({how})\n", uplink.name));
+        let xdp = match &uplink.xdp_problem {
+            Some(problem) => format!("{}: {problem}", uplink.xdp.name()),
+            None => uplink.xdp.name().to_owned(),
+        };
+        text.push_str(&format!("uplink      {} ({how}; XDP {xdp})\n", uplink.name));
     }
     let timeouts: Vec<String> = status
         .timeouts

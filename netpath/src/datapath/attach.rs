@@ -1,18 +1,19 @@
-//! Programs and devices (sockets are in `cgroup`): tcx links (kernel 6.6 and later), pinned, so that they stay when
-//! the agent goes. A new program takes a link over by `link_update`, without a moment in
-//! which the device has none.
+//! Programs and devices (sockets are in `cgroup`): tcx links (kernel 6.6 and later) and XDP
+//! links, pinned, so that they stay when the agent goes. A new program takes a link over by
+//! `link_update`, without a moment in which the device has none.
 
 use std::fs;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use aya::programs::TcAttachType;
 use aya::programs::links::{FdLink, LinkOrder, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
-use nix::libc;
 
 use super::load::Programs;
 use super::{cgroup, link};
+use crate::netlink::device_name;
 
 /// A place where a program is attached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,10 +24,20 @@ pub enum Hook {
     Uplink,
     /// tcx egress of a gateway device.
     Gateway,
+    /// XDP of an uplink, in its driver.
+    XdpNative,
+    /// XDP of an uplink, in the stack, for any driver.
+    XdpGeneric,
 }
 
 impl Hook {
-    const ALL: [Self; 3] = [Self::Container, Self::Uplink, Self::Gateway];
+    const ALL: [Self; 5] = [
+        Self::Container,
+        Self::Uplink,
+        Self::Gateway,
+        Self::XdpNative,
+        Self::XdpGeneric,
+    ];
 
     /// Name of its links' pins.
     const fn name(self) -> &'static str {
@@ -34,6 +45,8 @@ impl Hook {
             Self::Container => "container",
             Self::Uplink => "uplink",
             Self::Gateway => "gateway",
+            Self::XdpNative => "xdp_native",
+            Self::XdpGeneric => "xdp_generic",
         }
     }
 
@@ -43,16 +56,29 @@ impl Hook {
             Self::Container => "np_container",
             Self::Uplink => "np_uplink",
             Self::Gateway => "np_gateway",
+            Self::XdpNative | Self::XdpGeneric => "np_xdp",
         }
     }
 
-    const fn direction(self) -> TcAttachType {
+    const fn place(self) -> Place {
         match self {
-            Self::Container | Self::Uplink => TcAttachType::Ingress,
-            Self::Gateway => TcAttachType::Egress,
+            Self::Container | Self::Uplink => Place::Tcx(TcAttachType::Ingress),
+            Self::Gateway => Place::Tcx(TcAttachType::Egress),
+            Self::XdpNative => Place::Xdp(XDP_FLAGS_DRV_MODE),
+            Self::XdpGeneric => Place::Xdp(XDP_FLAGS_SKB_MODE),
         }
     }
 }
+
+/// Kind of a link.
+enum Place {
+    Tcx(TcAttachType),
+    /// With the flags of the mode.
+    Xdp(u32),
+}
+
+const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
+const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 
 /// Folder of the pinned links.
 pub fn folder(bpffs: &Path) -> PathBuf {
@@ -66,6 +92,10 @@ fn pin(bpffs: &Path, hook: Hook, ifindex: u32) -> PathBuf {
 /// Attaches the hook's program to a device, or puts it in the place of an older one.
 pub fn attach(programs: &mut Programs, bpffs: &Path, hook: Hook, ifindex: u32) -> Result<()> {
     let pin = pin(bpffs, hook, ifindex);
+    let direction = match hook.place() {
+        Place::Tcx(direction) => direction,
+        Place::Xdp(flags) => return attach_xdp(programs, &pin, ifindex, flags),
+    };
     let program = programs.classifier(hook.program())?;
     if let Ok(link) = PinnedLink::from_pin(&pin) {
         let link = SchedClassifierLink::try_from(FdLink::from(link))
@@ -78,10 +108,11 @@ pub fn attach(programs: &mut Programs, bpffs: &Path, hook: Hook, ifindex: u32) -
         // Its device is gone, and another has got the number.
         link::remove(&pin)?;
     }
-    let device = device_name(ifindex)?;
+    let device =
+        device_name(ifindex).with_context(|| format!("no device has the number {ifindex}"))?;
     let options = TcAttachOptions::TcxOrder(LinkOrder::default());
     let id = program
-        .attach_with_options(&device, hook.direction(), options)
+        .attach_with_options(&device, direction, options)
         .with_context(|| format!("cannot attach {} to {device}", hook.program()))?;
     let link: FdLink = program
         .take_link(id)?
@@ -90,6 +121,24 @@ pub fn attach(programs: &mut Programs, bpffs: &Path, hook: Hook, ifindex: u32) -
     link.pin(&pin)
         .with_context(|| format!("cannot pin {}", pin.display()))?;
     Ok(())
+}
+
+fn attach_xdp(programs: &mut Programs, pin: &Path, ifindex: u32, flags: u32) -> Result<()> {
+    let program = programs.xdp()?.fd()?.as_fd();
+    if let Ok(found) = link::open(pin) {
+        if link::update(&found, program).is_ok() {
+            return Ok(());
+        }
+        // As above.
+        link::remove(pin)?;
+    }
+    let made = link::create_xdp(program, ifindex, flags)?;
+    link::pin(&made, pin).with_context(|| format!("cannot pin {}", pin.display()))
+}
+
+/// Whether the hook's program is attached to a device.
+pub fn is_attached(bpffs: &Path, hook: Hook, ifindex: u32) -> bool {
+    pin(bpffs, hook, ifindex).exists()
 }
 
 /// Detaches a device's program. A device that is gone has detached it already.
@@ -120,22 +169,6 @@ fn parse(name: &str) -> Option<(Hook, u32)> {
     let (hook, ifindex) = name.split_once('-')?;
     let hook = Hook::ALL.into_iter().find(|h| h.name() == hook)?;
     Some((hook, ifindex.parse().ok()?))
-}
-
-/// The device's name in the caller's network namespace.
-fn device_name(ifindex: u32) -> Result<String> {
-    let mut name = [0u8; libc::IF_NAMESIZE];
-    // SAFETY: the buffer has the size that the function asks for.
-    let found = unsafe { libc::if_indextoname(ifindex, name.as_mut_ptr().cast()) };
-    if found.is_null() {
-        let error = std::io::Error::last_os_error();
-        return Err(error).with_context(|| format!("no device has the number {ifindex}"));
-    }
-    let end = name
-        .iter()
-        .position(|&byte| byte == 0)
-        .unwrap_or(name.len());
-    Ok(String::from_utf8_lossy(&name[..end]).into_owned())
 }
 
 #[cfg(test)]

@@ -35,6 +35,11 @@ pub fn owns(pin: &str) -> bool {
     HOOKS.contains(&pin)
 }
 
+/// Whether a hook (of those above) is attached.
+pub fn is_attached(bpffs: &Path, hook: &str) -> bool {
+    attach::folder(bpffs).join(hook).exists()
+}
+
 /// Attaches all hooks to a control group, or puts them in the place of older ones.
 ///
 /// # Errors

@@ -11,7 +11,9 @@ use anyhow::{Context as _, Result};
 use log::debug;
 use nix::libc;
 
+const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_LINK_UPDATE: libc::c_long = 29;
 const BPF_LINK_DETACH: libc::c_long = 34;
 
@@ -47,6 +49,33 @@ pub fn update(link: &OwnedFd, program: BorrowedFd<'_>) -> io::Result<()> {
     // Members `link_fd`, `new_prog_fd`; `flags` and `old_prog_fd`, both 0.
     let mut update = [link.as_raw_fd(), program.as_raw_fd(), 0, 0];
     bpf(BPF_LINK_UPDATE, &mut update).map(drop)
+}
+
+/// Pins a link.
+pub fn pin(link: &OwnedFd, pin: &Path) -> io::Result<()> {
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    // Members `pathname`; `bpf_fd` in the first half, `file_flags` (0) in the second.
+    let mut attr = [
+        path.as_ptr() as u64,
+        u64::from_ne_bytes(halves(link.as_raw_fd())),
+    ];
+    bpf(BPF_OBJ_PIN, &mut attr).map(drop)
+}
+
+fn halves(first: i32) -> [u8; 8] {
+    let [a, b, c, d] = first.to_ne_bytes();
+    [a, b, c, d, 0, 0, 0, 0]
+}
+
+/// Attaches an XDP program to a device in the mode that the flags name, and in no other: aya
+/// would fall back to an attachment that ends with the process.
+pub fn create_xdp(program: BorrowedFd<'_>, ifindex: u32, flags: u32) -> io::Result<OwnedFd> {
+    const BPF_XDP: u32 = 37;
+    // Members `prog_fd`, `target_ifindex`, `attach_type`, `flags`.
+    let mut attr = [program.as_raw_fd().cast_unsigned(), ifindex, BPF_XDP, flags];
+    let fd = bpf(BPF_LINK_CREATE, &mut attr)?;
+    // SAFETY: the descriptor is new and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 fn detach(link: &OwnedFd) -> io::Result<()> {

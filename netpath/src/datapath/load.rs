@@ -5,11 +5,12 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use aya::maps::{MapData, MapInfo};
-use aya::programs::{CgroupSockAddr, Program, SchedClassifier};
+use aya::maps::{Map, MapData, MapInfo};
+use aya::programs::{CgroupSockAddr, Program, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use log::{debug, warn};
 use netpath_common::config::Config;
+use netpath_common::counter::Hook;
 use nix::sys::statfs::{FsType, statfs};
 
 use super::spec::DatapathOptions;
@@ -21,7 +22,7 @@ use crate::container::names;
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("NETPATH_EBPF_OBJECT"));
 
 /// Maps that outlive the agent. A record whose layout changes gets a new name here.
-const PINNED: [&str; 19] = [
+const PINNED: [&str; 20] = [
     "flows",
     "endpoints",
     "veths",
@@ -41,6 +42,7 @@ const PINNED: [&str; 19] = [
     "policies",
     "open_ports",
     "trusted",
+    "denied",
 ];
 
 const BPF_FS_MAGIC: FsType = FsType(0xcafe_4a11);
@@ -91,6 +93,31 @@ impl Programs {
             .program_mut(name)
             .with_context(|| format!("the object lacks {name}"))?;
         Ok(program.try_into()?)
+    }
+
+    /// The XDP program, loaded when it is first needed.
+    ///
+    /// # Errors
+    /// If the object lacks it or the kernel refuses it.
+    pub fn xdp(&mut self) -> Result<&mut Xdp> {
+        let program = self
+            .ebpf
+            .program_mut("np_xdp")
+            .context("the object lacks np_xdp")?;
+        let program: &mut Xdp = program.try_into()?;
+        if program.fd().is_err() {
+            program
+                .load()
+                .context("the kernel refused the program np_xdp")?;
+        }
+        Ok(program)
+    }
+
+    /// A map that is not pinned; each can be taken once.
+    pub(super) fn take_map(&mut self, name: &str) -> Result<Map> {
+        self.ebpf
+            .take_map(name)
+            .with_context(|| format!("the object lacks the map {name}"))
     }
 
     pub(super) fn log(&mut self) -> Result<Option<aya_log::EbpfLogger<&'static dyn log::Log>>> {
@@ -200,8 +227,9 @@ fn check_pinned(bpffs: &Path, flow_entries: u32) -> Result<()> {
         let info = MapInfo::from_pin(&path)
             .with_context(|| format!("cannot read the pinned map {}", path.display()))?;
         if let Some((key, value)) = Tables::layout(name) {
+            let complete = name != "counters" || info.max_entries() >= Hook::ALL.len() as u32;
             ensure!(
-                (info.key_size(), info.value_size()) == (key, value),
+                (info.key_size(), info.value_size()) == (key, value) && complete,
                 "the pinned map {} was made by another version of netpath; stop the containers \
                  and run `netpath purge --bpffs {}`",
                 path.display(),

@@ -4,6 +4,8 @@
 //! * [`attach`]: programs and devices (the only place that knows how); [`cgroup`]: programs
 //!   and sockets; [`link`]: the pinned links of both
 //! * [`tables`]: typed access to the maps; [`batch`]: reading a large one quickly
+//! * [`gate`]: XDP on uplinks, and the sources that it denies
+//! * [`events`]: what the programs tell; [`live`]: the shared logic over the maps as they are
 //! * [`rows`]: what is shown to people and programs
 //! * [`stages`]: programs that go on in others
 //! * [`sweep`]: removal of idle flows
@@ -14,7 +16,10 @@
 mod attach;
 mod batch;
 pub mod cgroup;
+pub mod events;
+pub mod gate;
 mod link;
+pub mod live;
 mod load;
 pub mod rows;
 mod spec;
@@ -100,6 +105,11 @@ impl Datapath {
         })
     }
 
+    /// The folder of the pins.
+    pub fn pins(&self) -> &Path {
+        &self.bpffs
+    }
+
     /// The programs, for tests and measurements that run them by hand.
     pub fn programs(&mut self) -> &mut Programs {
         &mut self.programs
@@ -126,6 +136,7 @@ impl Datapath {
     /// If the kernel refuses.
     pub fn detach_uplink(&mut self, ifindex: u32) -> Result<()> {
         attach::detach(&self.bpffs, Hook::Uplink, ifindex)?;
+        self.shut_gate(ifindex)?;
         self.tables.uplinks.remove(&ifindex)
     }
 
@@ -456,7 +467,7 @@ impl Datapath {
         self.tables.retain_subnets(|id| networks.contains(&id))?;
         attach::retain(&self.bpffs, |hook, ifindex| match hook {
             Hook::Container => keep.veths.contains(&ifindex),
-            Hook::Uplink => keep.uplinks.contains(&ifindex),
+            Hook::Uplink | Hook::XdpNative | Hook::XdpGeneric => keep.uplinks.contains(&ifindex),
             Hook::Gateway => keep.gateways.contains(&ifindex),
         })?;
         // No device has a program of an earlier agent any more.
@@ -518,7 +529,7 @@ fn open_key(port: &OpenPortSpec) -> OpenPort {
 }
 
 /// A subnet's prefix in the 128-bit form.
-fn prefix(subnet: ipnet::IpNet) -> (Addr, u8) {
+pub(crate) fn prefix(subnet: ipnet::IpNet) -> (Addr, u8) {
     let bits = match subnet {
         ipnet::IpNet::V4(v4) => v4.prefix_len() + MAPPED_BITS,
         ipnet::IpNet::V6(v6) => v6.prefix_len(),

@@ -6,6 +6,7 @@ use anyhow::Result;
 use aya::maps::MapError;
 use netpath_common::counter::{Count, Hook, HookCounters};
 use netpath_common::flow::{Direction, Flow};
+use netpath_common::reason::DropReason;
 use netpath_common::search::{BUCKETS, EXHAUSTED, least};
 use netpath_common::tuple::Tuple;
 use serde::{Deserialize, Serialize};
@@ -46,7 +47,7 @@ pub struct FlowRow {
 pub struct DropRow {
     /// The reason's name.
     pub reason: String,
-    /// `container`, `uplink` or `gateway`.
+    /// `container`, `uplink`, `gateway` or `xdp`.
     pub hook: String,
     /// Packets.
     pub packets: u64,
@@ -55,6 +56,9 @@ pub struct DropRow {
     /// What the reason means.
     pub meaning: String,
 }
+
+/// The hook of reasons for which nothing was dropped.
+pub const NO_HOOK: &str = "any";
 
 /// Counters of a hook.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,11 +120,12 @@ impl Datapath {
         Ok(rows)
     }
 
-    /// All drops so far.
+    /// All drops so far; with `all`, one row also for each reason that there was none for, with
+    /// the hook [`NO_HOOK`].
     ///
     /// # Errors
     /// If the kernel refuses.
-    pub fn drops(&self) -> Result<Vec<DropRow>> {
+    pub fn drops(&self, all: bool) -> Result<Vec<DropRow>> {
         let mut rows = Vec::new();
         for key in self.tables.drops.keys() {
             let key = key?;
@@ -136,6 +141,20 @@ impl Datapath {
                 bytes,
                 meaning: key.reason.text().to_owned(),
             });
+        }
+        if all {
+            for reason in DropReason::ALL {
+                let row = DropRow {
+                    reason: name(&reason),
+                    hook: NO_HOOK.to_owned(),
+                    packets: 0,
+                    bytes: 0,
+                    meaning: reason.text().to_owned(),
+                };
+                if !rows.iter().any(|known| known.reason == row.reason) {
+                    rows.push(row);
+                }
+            }
         }
         rows.sort_by(|a, b| {
             b.packets
@@ -253,12 +272,12 @@ fn search_name(bucket: usize) -> String {
 }
 
 /// `10.0.0.1:80`, `[fd00::1]:80`.
-fn with_port(addr: &netpath_common::addr::Addr, port: u16) -> String {
+pub(crate) fn with_port(addr: &netpath_common::addr::Addr, port: u16) -> String {
     std::net::SocketAddr::new(addr.to_ip(), port).to_string()
 }
 
 /// The name that a fieldless enum has in JSON.
-fn name<T: Serialize>(value: &T) -> String {
+pub(crate) fn name<T: Serialize>(value: &T) -> String {
     match serde_json::to_value(value) {
         Ok(serde_json::Value::String(name)) => name,
         other => format!("{other:?}"),

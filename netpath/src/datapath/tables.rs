@@ -9,6 +9,7 @@ use aya::{Ebpf, Pod};
 use netpath_common::addr::Addr;
 use netpath_common::config::Config;
 use netpath_common::counter::{Count, DropKey, HookCounters};
+use netpath_common::deny::Denied;
 use netpath_common::endpoint::{Endpoint, EndpointKey, Slot, Veth};
 use netpath_common::flow::Flow;
 use netpath_common::link::{Receiver, Sender, receiver_place, sender_place};
@@ -32,6 +33,7 @@ pub struct Tables {
     pub host_addrs: Table<Addr, HostAddr>,
     pub counters: PerCpuArray<MapData, HookCounters>,
     pub drops: PerCpuHashMap<MapData, DropKey, Count>,
+    pub denied: LpmTrie<MapData, Addr, Denied>,
     pub snat_retries: PerCpuArray<MapData, Searches>,
     subnets: LpmTrie<MapData, Addr, u16>,
     senders: Array<MapData, Sender>,
@@ -59,6 +61,7 @@ impl Tables {
             host_addrs: Table(HashMap::try_from(take("host_addrs")?)?),
             counters: PerCpuArray::try_from(take("counters")?)?,
             drops: PerCpuHashMap::try_from(take("drops")?)?,
+            denied: LpmTrie::try_from(take("denied")?)?,
             snat_retries: PerCpuArray::try_from(take("snat_retries")?)?,
             subnets: LpmTrie::try_from(take("subnets")?)?,
             senders: Array::try_from(take("senders")?)?,
@@ -91,6 +94,7 @@ impl Tables {
             "senders" => sizes::<u32, Sender>(),
             "receivers" => sizes::<u32, Receiver>(),
             "sock_nat" => sizes::<SocketPeer, Dialled>(),
+            "denied" => sizes::<Key<Addr>, Denied>(),
             "config" => sizes::<u32, Config>(),
             _ => return None,
         })
@@ -176,6 +180,20 @@ impl Tables {
             }
         }
         Ok(())
+    }
+
+    /// The network whose subnet has an address.
+    pub fn network_of(&self, addr: &Addr) -> Result<Option<u16>> {
+        match self.subnets.get(&Key::new(128, *addr), 0) {
+            Ok(network) => Ok(Some(network)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(error).context("cannot read the subnets"),
+        }
+    }
+
+    /// The account of an endpoint's slot.
+    pub fn slot(&self, slot: u32) -> Result<Slot> {
+        Ok(self.slots.get(&slot, 0)?)
     }
 
     /// The generation of an endpoint's slot.
@@ -264,7 +282,7 @@ impl<K: Pod, V: Pod> Table<K, V> {
     }
 }
 
-fn absent_is_fine(result: Result<(), MapError>) -> Result<()> {
+pub(super) fn absent_is_fine(result: Result<(), MapError>) -> Result<()> {
     match result {
         Err(MapError::SyscallError(error))
             if error.io_error.raw_os_error() == Some(nix::libc::ENOENT) =>

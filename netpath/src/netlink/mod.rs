@@ -4,6 +4,7 @@
 //! errors. A [`Netlink`] belongs to the network namespace of the thread that made it.
 
 mod address;
+pub mod ethtool;
 mod link;
 pub mod monitor;
 pub mod netns;
@@ -35,6 +36,18 @@ impl Netlink {
         tokio::spawn(connection);
         Ok(Self { handle })
     }
+}
+
+/// The name of a device of the caller's network namespace.
+pub fn device_name(ifindex: u32) -> Option<String> {
+    let mut text = [0u8; libc::IF_NAMESIZE];
+    // SAFETY: the buffer has the size that the function asks for.
+    let found = unsafe { libc::if_indextoname(ifindex, text.as_mut_ptr().cast()) };
+    if found.is_null() {
+        return None;
+    }
+    let name = text.split(|&byte| byte == 0).next()?;
+    String::from_utf8(name.to_vec()).ok()
 }
 
 /// The kernel's error, if the kernel gave one.

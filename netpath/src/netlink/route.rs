@@ -8,7 +8,8 @@ use futures_util::TryStreamExt;
 use ipnet::IpNet;
 use rtnetlink::RouteMessageBuilder;
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
+    RouteVia,
 };
 
 use super::{Netlink, to_io};
@@ -20,6 +21,8 @@ pub struct Route {
     pub destination: IpNet,
     /// Index of the devices it leaves by.
     pub devices: Vec<u32>,
+    /// The routers that it names.
+    pub gateways: Vec<IpAddr>,
     /// Preference: the lowest wins.
     pub metric: u32,
     /// Packets are forwarded by it, or refused; false for the host's own addresses and
@@ -35,15 +38,23 @@ impl Route {
             Ipv6Addr::UNSPECIFIED.into()
         };
         let mut devices = Vec::new();
+        let mut gateways = Vec::new();
         let mut metric = 0;
         for attribute in &message.attributes {
             match attribute {
                 RouteAttribute::Destination(RouteAddress::Inet(ip)) => address = (*ip).into(),
                 RouteAttribute::Destination(RouteAddress::Inet6(ip)) => address = (*ip).into(),
                 RouteAttribute::Oif(index) => devices.push(*index),
+                RouteAttribute::Gateway(gateway) => gateways.extend(ip(gateway)),
+                RouteAttribute::Via(RouteVia::Inet6(via)) => gateways.push((*via).into()),
                 RouteAttribute::Priority(priority) => metric = *priority,
                 RouteAttribute::MultiPath(hops) => {
                     devices.extend(hops.iter().map(|hop| hop.interface_index));
+                    let attributes = hops.iter().flat_map(|hop| &hop.attributes);
+                    gateways.extend(attributes.filter_map(|attribute| match attribute {
+                        RouteAttribute::Gateway(gateway) => ip(gateway),
+                        _ => None,
+                    }));
                 }
                 _ => {}
             }
@@ -60,13 +71,92 @@ impl Route {
         Some(Self {
             destination,
             devices,
+            gateways,
             metric,
             is_unicast,
         })
     }
 }
 
+fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(ip) => Some((*ip).into()),
+        RouteAddress::Inet6(ip) => Some((*ip).into()),
+        _ => None,
+    }
+}
+
 impl Netlink {
+    /// The device and the next hop by which the kernel would pass on a packet that came by
+    /// device `from`; `None` if it would not pass it on. The next hop of a destination on link
+    /// is the destination.
+    ///
+    /// # Errors
+    /// The kernel cannot be asked.
+    pub async fn forward(
+        &self,
+        from: u32,
+        source: IpAddr,
+        destination: IpAddr,
+    ) -> Result<Option<(u32, IpAddr)>> {
+        let question = match (source, destination) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => RouteMessageBuilder::<Ipv4Addr>::new()
+                .source_prefix(source, 32)
+                .destination_prefix(destination, 32)
+                .input_interface(from)
+                .build(),
+            (IpAddr::V6(source), IpAddr::V6(destination)) => RouteMessageBuilder::<Ipv6Addr>::new()
+                .source_prefix(source, 128)
+                .destination_prefix(destination, 128)
+                .input_interface(from)
+                .build(),
+            _ => return Ok(None),
+        };
+        self.ask_route(question, destination).await
+    }
+
+    /// As [`Self::forward`], for a packet that the host itself makes.
+    ///
+    /// # Errors
+    /// The kernel cannot be asked.
+    pub async fn route_to(&self, destination: IpAddr) -> Result<Option<(u32, IpAddr)>> {
+        let question = match destination {
+            IpAddr::V4(destination) => RouteMessageBuilder::<Ipv4Addr>::new()
+                .destination_prefix(destination, 32)
+                .build(),
+            IpAddr::V6(destination) => RouteMessageBuilder::<Ipv6Addr>::new()
+                .destination_prefix(destination, 128)
+                .build(),
+        };
+        self.ask_route(question, destination).await
+    }
+
+    async fn ask_route(
+        &self,
+        mut question: RouteMessage,
+        destination: IpAddr,
+    ) -> Result<Option<(u32, IpAddr)>> {
+        // A question, not a description: it names no table, scope or kind.
+        question.header.table = 0;
+        question.header.protocol = RouteProtocol::Unspec;
+        question.header.scope = RouteScope::Universe;
+        question.header.kind = RouteType::Unspec;
+        let answers = self.handle.route().get(question).execute();
+        let answers: Vec<RouteMessage> = match answers.try_collect().await.map_err(to_io) {
+            Ok(answers) => answers,
+            // Unreachable, prohibited, no route at all, or a source that cannot be.
+            Err(error) if error.raw_os_error().is_some() => return Ok(None),
+            Err(error) => return Err(error).context("cannot ask for a route"),
+        };
+        let route = answers
+            .iter()
+            .find_map(|message| Route::from_message(message, destination.is_ipv4()));
+        Ok(route.filter(|route| route.is_unicast).and_then(|route| {
+            let device = *route.devices.first()?;
+            Some((device, *route.gateways.first().unwrap_or(&destination)))
+        }))
+    }
+
     /// All routes of all tables.
     ///
     /// # Errors

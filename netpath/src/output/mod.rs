@@ -22,15 +22,21 @@ pub enum Format {
 /// # Errors
 /// Any other trouble with the output.
 pub fn print(text: &str) -> Result<()> {
+    print_more(text).map(|_| ())
+}
+
+/// As [`print()`]; false if nobody reads any more.
+///
+/// # Errors
+/// As [`print()`].
+pub fn print_more(text: &str) -> Result<bool> {
     let mut stdout = io::stdout().lock();
     match stdout
         .write_all(text.as_bytes())
         .and_then(|()| stdout.flush())
     {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(error).context("cannot write the output")
-        }
-        _ => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        written => written.map(|()| true).context("cannot write the output"),
     }
 }
 

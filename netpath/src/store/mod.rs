@@ -1,4 +1,4 @@
-//! What the agent remembers: networks, containers, leases.
+//! What the agent remembers: networks, containers, leases, denied sources.
 //!
 //! A [redb](https://docs.rs/redb) file. The store must be embedded (an agent that needs a
 //! database server to give a host its networks would be upside down), transactional (an
@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{PoisonError, RwLock};
 
 use anyhow::{Context, Result, anyhow};
+use ipnet::IpNet;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -36,6 +37,8 @@ pub const SCHEMA: u64 = 1;
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 const NETWORKS: TableDefinition<&str, &[u8]> = TableDefinition::new("networks");
 const CONTAINERS: TableDefinition<&str, &[u8]> = TableDefinition::new("containers");
+/// Denied prefix → seconds since 1970 when it was.
+const DENIED: TableDefinition<&str, u64> = TableDefinition::new("denied");
 /// (network id, address) → container; 4 or 16 bytes of address in network order.
 const LEASES: TableDefinition<(u16, &[u8]), &str> = TableDefinition::new("leases");
 
@@ -233,6 +236,47 @@ impl Store {
         })
     }
 
+    /// The denied prefixes.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn denied(&self) -> Result<Vec<IpNet>> {
+        self.read(|transaction| {
+            let mut prefixes = Vec::new();
+            for entry in transaction.open_table(DENIED)?.iter()? {
+                let (prefix, _) = entry?;
+                let text = prefix.value();
+                let prefix = text.parse();
+                prefixes.push(prefix.with_context(|| format!("{text} is no prefix"))?);
+            }
+            Ok(prefixes)
+        })
+    }
+
+    /// Notes a denied prefix, with the seconds since 1970.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub fn put_denied(&self, prefix: IpNet, since: u64) -> Result<()> {
+        self.write(|transaction| {
+            let mut table = transaction.open_table(DENIED)?;
+            table.insert(&*prefix.to_string(), since)?;
+            Ok(())
+        })
+    }
+
+    /// Forgets a denied prefix; true if it was there.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub fn remove_denied(&self, prefix: IpNet) -> Result<bool> {
+        self.write(|transaction| {
+            let mut table = transaction.open_table(DENIED)?;
+            let removed = table.remove(&*prefix.to_string())?;
+            Ok(removed.is_some())
+        })
+    }
+
     fn all<T: DeserializeOwned>(&self, table: TableDefinition<&str, &[u8]>) -> Result<Vec<T>> {
         self.read(|transaction| {
             let table = transaction.open_table(table)?;
@@ -326,6 +370,7 @@ fn open(path: &Path) -> Result<Database> {
         transaction.open_table(NETWORKS).with_context(failed)?;
         transaction.open_table(CONTAINERS).with_context(failed)?;
         transaction.open_table(LEASES).with_context(failed)?;
+        transaction.open_table(DENIED).with_context(failed)?;
     }
     transaction.commit().with_context(failed)?;
     Ok(database)

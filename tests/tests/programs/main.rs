@@ -3,6 +3,7 @@
 mod container;
 mod fragments;
 mod fuzz;
+mod gate;
 mod gateway;
 mod host_sockets;
 mod icmp;

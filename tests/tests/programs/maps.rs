@@ -19,12 +19,13 @@ use netpath_tests::wire::Wire;
 use serde_json::Value;
 
 /// Maps that outlive the agent, by their names.
-const MAPS: [&str; 19] = [
+const MAPS: [&str; 20] = [
     "policies",
     "open_ports",
     "trusted",
     "config",
     "counters",
+    "denied",
     "drops",
     "endpoints",
     "flows",

@@ -4,7 +4,7 @@ use netpath_common::addr::Addr;
 use netpath_common::config::Config;
 use netpath_common::endpoint::{Endpoint, EndpointKey};
 use netpath_common::env::{Env, InsertError, Repeat, Route, Scratch, Table};
-use netpath_common::flow::Flow;
+use netpath_common::flow::{Direction, Flow};
 use netpath_common::fragment::{FragmentKey, FragmentPorts};
 use netpath_common::icmp::{self, Quoted};
 use netpath_common::link::Receiver;
@@ -206,8 +206,13 @@ impl Env for Model {
         Ok(f(&quoted))
     }
 
-    fn count_new_flow(&self) {
+    fn flow_begins(&self, _key: &Tuple, flow: &Flow) {
+        assert_eq!(flow.direction, Direction::Original);
         self.new_flows.set(self.new_flows.get() + 1);
+    }
+
+    fn flow_ends(&self, _key: &Tuple, _flow: &Flow) {
+        self.ended_flows.set(self.ended_flows.get() + 1);
     }
 
     fn count_search(&self, bucket: usize) {

@@ -143,6 +143,7 @@ pub struct Model {
     pub route: Cell<Result<(u32, Option<Addr>), DropReason>>,
     pub routes_asked: Cell<u32>,
     pub new_flows: Cell<u32>,
+    pub ended_flows: Cell<u32>,
     /// Ports of the host's own sockets, whatever their address.
     pub host_sockets: RefCell<Vec<u16>>,
     scratch: RefCell<Box<Scratch>>,
@@ -192,6 +193,7 @@ impl Model {
             route: Cell::new(Ok((UPLINK, None))),
             routes_asked: Cell::new(0),
             new_flows: Cell::new(0),
+            ended_flows: Cell::new(0),
             host_sockets: RefCell::default(),
             scratch: RefCell::new(no_scratch()),
             searches: RefCell::default(),
