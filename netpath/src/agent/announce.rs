@@ -25,28 +25,38 @@ impl Agent {
     /// Announces an endpoint to the others of its network. Those who miss it find out by
     /// themselves, only later: nothing fails for it.
     pub(super) fn announce(&self, endpoint: &EndpointRecord) {
-        let sent = self.store.containers().and_then(|containers| {
-            let neighbours = containers.iter().filter_map(|container| {
-                let other = container.endpoint.as_ref()?;
-                (other.network_id == endpoint.network_id
-                    && other.ifindex != endpoint.ifindex
-                    && other.ifindex != 0
-                    && container.state != State::Creating)
-                    .then_some(other.ifindex)
-            });
-            let frames = frames(endpoint);
-            let socket = packet_socket()?;
+        let containers = match self.store.containers() {
+            Ok(containers) => containers,
+            Err(error) => return complain(&error),
+        };
+        let neighbours = containers.iter().filter_map(|container| {
+            let other = container.endpoint.as_ref()?;
+            (other.network_id == endpoint.network_id
+                && other.ifindex != endpoint.ifindex
+                && other.ifindex != 0
+                && container.state != State::Creating)
+                .then_some(other.ifindex)
+        });
+        let neighbours: Vec<u32> = neighbours.collect();
+        let frames = frames(endpoint);
+        // Nobody waits for it: there may be many neighbours, and closing such a socket takes a
+        // grace period of the kernel.
+        tokio::task::spawn_blocking(move || {
+            let socket = match packet_socket() {
+                Ok(socket) => socket,
+                Err(error) => return complain(&error.into()),
+            };
             for ifindex in neighbours {
                 for frame in &frames {
                     send(&socket, ifindex, frame);
                 }
             }
-            Ok(())
         });
-        if let Err(error) = sent {
-            log::warn!("cannot announce a new interface to its neighbours: {error:#}");
-        }
     }
+}
+
+fn complain(error: &anyhow::Error) {
+    log::warn!("cannot announce a new interface to its neighbours: {error:#}");
 }
 
 /// One announcement an address.
