@@ -191,6 +191,8 @@ fn a_million_syns_of_one_container_cost_another_nothing() {
     let networks = lab.networks_of(&names);
     let far = lab.outside_network();
     let over = AtomicBool::new(false);
+    // Servers end after their clients: a listener that is closed resets whoever waits in its queue.
+    let served = AtomicBool::new(false);
     let (ready, open) = std::sync::mpsc::channel();
     let (bytes, made) = thread::scope(|scope| {
         scope.spawn(|| {
@@ -206,7 +208,7 @@ fn a_million_syns_of_one_container_cost_another_nothing() {
             ready.send(()).expect("somebody waits");
             thread::scope(|servers| {
                 servers.spawn(|| serve_download(&download));
-                while !over.load(Ordering::Relaxed) {
+                while !served.load(Ordering::Relaxed) {
                     for echo in &echoes {
                         let Ok((mut client, _)) = echo.accept() else {
                             continue;
@@ -239,6 +241,7 @@ fn a_million_syns_of_one_container_cost_another_nothing() {
         thread::sleep(Duration::from_millis(500));
         over.store(true, Ordering::Relaxed);
         let results = (load.join(), news.join());
+        served.store(true, Ordering::Relaxed);
         assert!(sent.expect("the flood goes out") >= FLOOD_PACKETS);
         (
             results.0.expect("the download is whole"),

@@ -2,6 +2,7 @@
 //! trusted.
 
 use std::process::Command;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -16,7 +17,8 @@ use super::topology::{Ends, Path, tool};
 
 /// How often each of both runs, one after the other.
 const TRIALS: usize = 3;
-const PORT: &str = "5201";
+/// Each run has a port of its own: the one before may have left connections in TIME_WAIT.
+static PORT: AtomicU16 = AtomicU16::new(5201);
 /// Time for a server to listen.
 const START: Duration = Duration::from_millis(500);
 
@@ -99,10 +101,15 @@ fn pinned(namespace: &Namespace, method: &Method, program: &str) -> Command {
     command
 }
 
+fn next_port() -> String {
+    PORT.fetch_add(1, Ordering::Relaxed).to_string()
+}
+
 fn iperf3(site: &Site, ends: &Ends, method: &Method) -> Result<f64> {
+    let port = next_port();
     let mut server = pinned(&ends.server, method, "iperf3");
     server
-        .args(["-s", "-1", "-p", PORT])
+        .args(["-s", "-1", "-p", &port])
         .stdout(std::process::Stdio::null());
     let _server = Service::start(server, &site.dir().join("iperf3.log"))?;
     std::thread::sleep(START);
@@ -111,7 +118,7 @@ fn iperf3(site: &Site, ends: &Ends, method: &Method) -> Result<f64> {
         "-c",
         &ends.dial.ip().to_string(),
         "-p",
-        PORT,
+        &port,
         "-J",
         "-t",
         "1",
@@ -124,7 +131,8 @@ fn iperf3(site: &Site, ends: &Ends, method: &Method) -> Result<f64> {
 
 fn sockperf(site: &Site, ends: &Ends, method: &Method) -> Result<f64> {
     let address = ends.dial.ip().to_string();
-    let common = ["--tcp", "-i", &address, "-p", PORT];
+    let port = next_port();
+    let common = ["--tcp", "-i", &address, "-p", &port];
     let mut server = pinned(&ends.server, method, "sockperf");
     server
         .arg("server")

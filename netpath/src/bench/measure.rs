@@ -88,6 +88,7 @@ fn once(case: Case, ends: &Ends, method: &Method) -> Result<Sample> {
     };
     let mut watched = vec![client_cpu, server_cpu];
     watched.dedup();
+    let window = method.timing.window_of(case);
     let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
     let from = now() + nanoseconds(START + method.timing.warmup);
     let traffic = case.workload.traffic();
@@ -97,7 +98,7 @@ fn once(case: Case, ends: &Ends, method: &Method) -> Result<Sample> {
         address: ends.listen,
         cpu: server_cpu,
         watched,
-        window: (from, from + nanoseconds(method.timing.window)),
+        window: (from, from + nanoseconds(window)),
         congestion: method.congestion.clone(),
     };
     let mut server = Worker::start(&ends.server, &job)?;
@@ -115,7 +116,7 @@ fn once(case: Case, ends: &Ends, method: &Method) -> Result<Sample> {
         Role::Server => server,
     };
     ensure!(
-        counted.seconds > method.timing.window.as_secs_f64() / 2.0,
+        counted.seconds > window.as_secs_f64() / 2.0,
         "the traffic began too late"
     );
     ensure!(counted.units > 0, "nothing arrived");

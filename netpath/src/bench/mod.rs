@@ -201,6 +201,7 @@ fn timing(options: &Options) -> Timing {
     Timing {
         warmup: Duration::from_millis(warmup),
         window: Duration::from_millis(options.window_ms.unwrap_or(window)),
+        patient: options.extent == Extent::Full,
     }
 }
 

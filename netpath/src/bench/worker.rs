@@ -53,8 +53,10 @@ pub enum Traffic {
     Connections,
     /// TCP, one way, in writes of this many bytes.
     Stream(usize),
-    /// UDP, one way, [`DATAGRAM`] bytes each.
+    /// UDP, one way, [`DATAGRAM`] bytes each, to a receiver that never sleeps.
     Datagrams,
+    /// The same to a receiver that sleeps until there is a datagram.
+    WakingDatagrams,
 }
 
 impl Traffic {
@@ -62,7 +64,7 @@ impl Traffic {
     pub const fn counted_by(self) -> Role {
         match self {
             Self::RoundTrips | Self::Connections => Role::Client,
-            Self::Stream(_) | Self::Datagrams => Role::Server,
+            Self::Stream(_) | Self::Datagrams | Self::WakingDatagrams => Role::Server,
         }
     }
 }
@@ -128,8 +130,8 @@ pub fn run(job: &str) -> Result<()> {
         (Role::Client, Traffic::Connections) => ask_each(&job, &mut meter)?,
         (Role::Server, Traffic::Stream(size)) => swallow(&job, size, &mut meter)?,
         (Role::Client, Traffic::Stream(size)) => pour(&job, size, &mut meter)?,
-        (Role::Server, Traffic::Datagrams) => catch(&job, &mut meter)?,
-        (Role::Client, Traffic::Datagrams) => throw(&job, &mut meter)?,
+        (Role::Server, Traffic::Datagrams | Traffic::WakingDatagrams) => catch(&job, &mut meter)?,
+        (Role::Client, Traffic::Datagrams | Traffic::WakingDatagrams) => throw(&job, &mut meter)?,
     }
     println!("{}", serde_json::to_string(&meter.outcome()?)?);
     Ok(())
@@ -295,7 +297,9 @@ fn dial(job: &Job) -> Result<TcpStream> {
     let socket = tcp(job)?;
     socket.set_read_timeout(Some(STUCK))?;
     socket.set_write_timeout(Some(STUCK))?;
-    socket.set_tcp_nodelay(true)?;
+    // A stream is left as sockets are by default: without Nagle's algorithm each write would be
+    // a segment of its own as soon as segments may be larger than writes.
+    socket.set_tcp_nodelay(!matches!(job.traffic, Traffic::Stream(_)))?;
     socket
         .connect(&job.address.into())
         .with_context(|| format!("cannot connect to {}", job.address))?;
@@ -431,6 +435,9 @@ fn catch(job: &Job, meter: &mut Meter) -> Result<()> {
         .with_context(|| format!("cannot listen on {}", job.address))?;
     socket.set_read_timeout(Some(PATIENCE))?;
     force_buffer(&socket, libc::SO_RCVBUFFORCE)?;
+    // On the sender's own core, a receiver that never sleeps would take the sender's time.
+    let never_sleeps = job.traffic == Traffic::Datagrams && job.watched.len() > 1;
+    socket.set_nonblocking(never_sleeps)?;
     say_ready();
     let mut buffer = [0; DATAGRAM];
     let mut got = 0;
