@@ -13,7 +13,7 @@ use crate::ipam::{choose_pool, overlaps, parse_cidr, plan, random_ula};
 use crate::netlink::{NewGateway, gateway_peer, sysctl};
 use crate::policy;
 use crate::problem::{conflict, invalid};
-use crate::store::NetworkRecord;
+use crate::store::{Driver, NetworkRecord};
 
 /// The network of containers that name none, made when it is first needed.
 pub const DEFAULT_NETWORK: &str = "bridge";
@@ -74,6 +74,11 @@ impl Agent {
                 new.name
             )));
         }
+        let driver = new
+            .driver
+            .as_deref()
+            .map_or(Ok(Driver::default()), str::parse)?;
+        check_driver(driver)?;
         let options = policy::parse(new.internal, &new.options)?;
         let networks = self.store.networks()?;
         if networks.iter().any(|other| other.name == new.name) {
@@ -155,6 +160,7 @@ impl Agent {
         let id = self.free_network_id(&networks)?;
         Ok(NetworkRecord {
             name: new.name,
+            driver,
             id,
             subnets,
             mtu,
@@ -223,6 +229,13 @@ impl Agent {
 
     /// Makes the kernel state of a network, as far as it is missing.
     pub(super) async fn make_network(&self, record: &mut NetworkRecord) -> Result<()> {
+        match record.driver {
+            Driver::Bridge => self.make_bridge(record).await,
+            other => check_driver(other),
+        }
+    }
+
+    async fn make_bridge(&self, record: &mut NetworkRecord) -> Result<()> {
         let (name, netlink) = (record.device.as_str(), &self.netlink);
         let present = netlink.link(name).await?;
         if present.as_ref().is_some_and(|link| !link.is_ours()) {
@@ -346,6 +359,18 @@ impl Agent {
             // For its error.
             None => self.store.network(wanted),
         }
+    }
+}
+
+/// Refuses what no code carries packets for: a driver begins to exist here, and in
+/// [`Agent::make_network`].
+fn check_driver(driver: Driver) -> Result<()> {
+    match driver {
+        Driver::Bridge => Ok(()),
+        other => Err(invalid(format!(
+            "this netpath cannot make networks of driver {other}, leave out --driver or write \
+             --driver bridge"
+        ))),
     }
 }
 

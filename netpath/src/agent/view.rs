@@ -84,6 +84,7 @@ impl Agent {
         Ok(Network {
             name: record.name.clone(),
             id: record.id,
+            driver: record.driver,
             subnets: record
                 .subnets
                 .iter()

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::datapath::gate;
 use crate::policy::Policy;
 use crate::publish::{Binding, Opened};
+use crate::store::Driver;
 
 /// `GET /v1/status`
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -230,6 +231,9 @@ pub struct Step {
 pub struct CreateNetwork {
     /// Its name.
     pub name: String,
+    /// Name of its driver; without, `bridge`.
+    #[serde(default)]
+    pub driver: Option<String>,
     /// Prefixes, at most one a family; without any the agent chooses an IPv4 one.
     #[serde(default)]
     pub subnets: Vec<String>,
@@ -257,6 +261,8 @@ pub struct Network {
     pub name: String,
     /// Its number in the datapath.
     pub id: u16,
+    /// What carries its packets.
+    pub driver: Driver,
     /// Its subnets.
     pub subnets: Vec<String>,
     /// Its gateways, in the order of the subnets that have one.

@@ -43,6 +43,9 @@ enum Verb {
 struct Create {
     /// Its name
     name: String,
+    /// What carries its packets [default: bridge]
+    #[arg(short, long, value_name = "NAME")]
+    driver: Option<String>,
     /// Its addresses, at most one IPv4 and one IPv6 prefix [default: a free IPv4 one]
     #[arg(long = "subnet", value_name = "CIDR", num_args = 1.., value_delimiter = ',')]
     subnets: Vec<String>,
@@ -71,6 +74,7 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
         Verb::Create(create) => {
             let new = CreateNetwork {
                 name: create.name,
+                driver: create.driver,
                 subnets: create.subnets,
                 gateways: create.gateways,
                 ipv6: create.ipv6,

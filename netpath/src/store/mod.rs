@@ -26,7 +26,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use records::{
-    Command, ContainerRecord, EndpointRecord, NetworkRecord, Origin, ProcessId, State,
+    Command, ContainerRecord, Driver, EndpointRecord, NetworkRecord, Origin, ProcessId, State,
 };
 
 use crate::problem::{conflict, not_found};

@@ -1,18 +1,88 @@
 //! The records of the store.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::ipam::Subnet;
 use crate::policy::Policy;
+use crate::problem::invalid;
 use crate::publish::{Binding, Opened, runs};
+
+/// How the containers of a network reach each other and the world.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Driver {
+    /// Within this host, and by its uplinks out of it.
+    #[default]
+    Bridge,
+    /// Across hosts, through tunnels.
+    Overlay,
+    /// Across hosts, as a member of a flannel network.
+    Flannel,
+    /// By interfaces of their own on a device of the host.
+    Macvlan,
+    /// The same with the device's MAC address.
+    Ipvlan,
+    /// By addresses of the network that the host itself is in.
+    Underlay,
+}
+
+impl Driver {
+    /// All drivers, in the order of the sentence that lists them.
+    pub const ALL: [Self; 6] = [
+        Self::Bridge,
+        Self::Overlay,
+        Self::Flannel,
+        Self::Macvlan,
+        Self::Ipvlan,
+        Self::Underlay,
+    ];
+
+    /// As users write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bridge => "bridge",
+            Self::Overlay => "overlay",
+            Self::Flannel => "flannel",
+            Self::Macvlan => "macvlan",
+            Self::Ipvlan => "ipvlan",
+            Self::Underlay => "underlay",
+        }
+    }
+}
+
+impl fmt::Display for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Driver {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        let found = Self::ALL.into_iter().find(|driver| driver.name() == text);
+        found.ok_or_else(|| {
+            let known = Self::ALL.map(Self::name).join(", ");
+            invalid(format!(
+                "there is no network driver \"{}\", choose one of {known}",
+                text.escape_debug()
+            ))
+        })
+    }
+}
 
 /// A network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkRecord {
     /// Its name.
     pub name: String,
+    /// What carries its packets.
+    #[serde(default)]
+    pub driver: Driver,
     /// Its number in the datapath; never 0.
     pub id: u16,
     /// Its subnets, at most one a family.
@@ -242,6 +312,19 @@ mod tests {
             }
             .link_local(),
             None
+        );
+    }
+
+    #[test]
+    fn drivers_are_found_by_name() {
+        for driver in Driver::ALL {
+            assert_eq!(driver.to_string().parse::<Driver>().unwrap(), driver);
+            assert_eq!(serde_json::to_value(driver).unwrap(), driver.name());
+        }
+        let error = "Bridge".parse::<Driver>().unwrap_err().to_string();
+        assert!(
+            error.contains("\"Bridge\"") && error.contains("bridge, overlay"),
+            "{error}"
         );
     }
 
