@@ -1,10 +1,12 @@
 //! What the tests of netpath share.
 
 pub mod command;
+pub mod docker;
 pub mod fuzz;
 pub mod inside;
 pub mod lab;
 pub mod packets;
+pub mod plugin;
 pub mod progrun;
 pub mod verify;
 pub mod wire;

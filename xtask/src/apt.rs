@@ -75,7 +75,7 @@ impl<'a> Apt<'a> {
             limit: UPDATE_LIMIT,
             advice: "check the network and /etc/apt/sources.list*, then run `apt-get update`",
         }
-        .run(apt_get().arg("update"));
+        .run(apt_get(&["apt-get"]).arg("update"));
         if let Err(error) = refreshed {
             eprintln!("going on with the package lists as they are: {error}");
         }
@@ -91,7 +91,7 @@ impl<'a> Apt<'a> {
             advice: "run the first line of the log by hand to see what apt asks for",
         }
         .run(
-            apt_get()
+            apt_get(&["sh", "-c", WITHOUT_SERVICES, "sh", "apt-get"])
                 .args(["install", "-y", "--no-install-recommends"])
                 .args(packages),
         )
@@ -99,13 +99,26 @@ impl<'a> Apt<'a> {
     }
 }
 
-fn apt_get() -> Command {
+/// Runs a command while packages must not start their services (invoke-rc.d(8)), unless the
+/// administrator has a policy already: the tests start what they need, in namespaces of their own,
+/// and a Docker daemon would change the machine's network.
+const WITHOUT_SERVICES: &str = r#"
+policy=/usr/sbin/policy-rc.d
+if [ ! -e $policy ]; then
+    trap 'rm -f $policy' EXIT
+    printf '#!/bin/sh\nexit 101\n' > $policy
+    chmod 755 $policy
+fi
+"$@"
+"#;
+
+/// apt-get, called by `program` and its first arguments.
+fn apt_get(program: &[&str]) -> Command {
     // Through `env`, because sudo does not pass variables on.
     let mut command = privileged("env");
+    command.args(["DEBIAN_FRONTEND=noninteractive", "LC_ALL=C.UTF-8"]);
+    command.args(program);
     command.args([
-        "DEBIAN_FRONTEND=noninteractive",
-        "LC_ALL=C.UTF-8",
-        "apt-get",
         "-o",
         // Another apt at work (unattended upgrades) is waited for, but not for ever.
         "DPkg::Lock::Timeout=120",

@@ -51,7 +51,16 @@ const TOOLS: &[Tool] = &[
     tool("python3", &["python3-minimal"]),
     tool("ethtool", &["ethtool"]),
     tool("cc", &["gcc"]),
+    tool("dockerd", &["docker.io"]),
+    tool("docker", &["docker-cli", "docker.io"]),
+    tool("docker-compose", &["docker-compose"]),
 ];
+
+/// Services of packages that are installed for the tests only.
+const SERVICES: &[(&str, &[&str])] = &[(
+    "dockerd",
+    &["docker.socket", "docker.service", "containerd.service"],
+)];
 
 /// How much to say.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -140,6 +149,12 @@ fn tools(apt: &mut Apt<'_>) -> Result<String> {
         packages.push((*known).to_owned());
     }
     apt.install(&packages)?;
+    for (_, services) in SERVICES
+        .iter()
+        .filter(|(program, _)| missing.iter().any(|tool| tool.program == *program))
+    {
+        leave_disabled(services);
+    }
     let still: Vec<&Tool> = missing
         .into_iter()
         .filter(|tool| program(tool.program).is_none())
@@ -151,6 +166,19 @@ fn tools(apt: &mut Apt<'_>) -> Result<String> {
         );
     }
     Ok(format!("installed {}", packages.join(" ")))
+}
+
+/// Keeps services from starting with the machine. Where there is no systemd, nothing would.
+fn leave_disabled(services: &[&str]) {
+    if !Path::new("/run/systemd/system").exists() {
+        return;
+    }
+    let mut disable = privileged("systemctl");
+    disable.arg("disable").args(services);
+    match capture(&mut disable, MOUNT_LIMIT).and_then(|ran| ran.ok("`systemctl disable`")) {
+        Ok(_) => println!("{} do not start by themselves", services.join(", ")),
+        Err(error) => eprintln!("{error:#}"),
+    }
 }
 
 fn bpffs() -> Result<String> {

@@ -81,6 +81,8 @@ impl Agent {
                     })
                 .then_some(netns)
             }
+            // Docker's to repair.
+            Origin::Docker { .. } => None,
         }
     }
 }

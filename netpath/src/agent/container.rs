@@ -10,13 +10,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 
 use super::watch::Role;
-use super::{Agent, Held, blocking, now};
+use super::{Agent, Held, blocking, docker, now};
 use crate::api::types::{Connect, Container, CreateContainer, Created};
 use crate::container::{files, names, process};
 use crate::ipam::{allocate, check_wanted};
 use crate::netlink::netns;
+use crate::policy::Policy;
 use crate::problem::{conflict, invalid};
-use crate::publish::{self, Binding, Reservation, Surroundings, reserve_all};
+use crate::publish::{self, Binding, Mapping, Opened, Reservation, Surroundings, reserve_all};
 use crate::store::{
     Command, ContainerRecord, EndpointRecord, NetworkRecord, Origin, ProcessId, State,
 };
@@ -32,6 +33,14 @@ pub(super) struct Plan {
     pub(super) reservations: Vec<Reservation>,
     /// The network was made for it.
     made_network: bool,
+}
+
+/// Published ports that were found for an endpoint.
+pub(super) struct Reserved {
+    /// Those at its own addresses.
+    pub(super) opened: Vec<Opened>,
+    /// Those of the host.
+    pub(super) reservations: Vec<Reservation>,
 }
 
 impl Agent {
@@ -128,30 +137,10 @@ impl Agent {
         let planned = self
             .plan_addresses(&mut network, connect)
             .and_then(|mut endpoint| {
-                let mut families = (endpoint.addr4.is_some(), endpoint.addr6.is_some());
-                endpoint.opened = publish::split(&network_policy, &mut mappings, &mut families);
-                let host: Vec<IpAddr> = held.host_addresses.iter().map(|(ip, _)| *ip).collect();
-                let containers = self.store.containers()?;
-                let holder = |binding: &Binding| {
-                    let collides = |container: &&ContainerRecord| {
-                        let endpoint = container.endpoint.as_ref();
-                        endpoint.is_some_and(|e| e.ports.iter().any(|port| port.collides(binding)))
-                    };
-                    containers
-                        .iter()
-                        .find(collides)
-                        .map(|container| container.name.clone())
-                };
-                let surroundings = Surroundings {
-                    families,
-                    host: &host,
-                    held: held.reservations.values().map(Vec::len).sum(),
-                    holder: &holder,
-                };
-                let reservations =
-                    blocking(|| reserve_all(&mappings, &surroundings, &mut held.ephemeral))?;
-                endpoint.ports = bindings(&reservations).collect();
-                Ok((endpoint, reservations))
+                let reserved = self.reserve_ports(held, &network_policy, mappings, &endpoint)?;
+                endpoint.opened = reserved.opened;
+                endpoint.ports = bindings(&reserved.reservations).collect();
+                Ok((endpoint, reserved.reservations))
             });
         match planned {
             Ok((endpoint, reservations)) => Ok(Plan {
@@ -167,6 +156,41 @@ impl Agent {
                 Err(error)
             }
         }
+    }
+
+    /// Reserves ports of the host for an endpoint.
+    pub(super) fn reserve_ports(
+        &self,
+        held: &mut Held,
+        policy: &Policy,
+        mut mappings: Vec<Mapping>,
+        endpoint: &EndpointRecord,
+    ) -> Result<Reserved> {
+        let mut families = (endpoint.addr4.is_some(), endpoint.addr6.is_some());
+        let opened = publish::split(policy, &mut mappings, &mut families);
+        let host: Vec<IpAddr> = held.host_addresses.iter().map(|(ip, _)| *ip).collect();
+        let containers = self.store.containers()?;
+        let holder = |binding: &Binding| {
+            let collides = |container: &&ContainerRecord| {
+                let endpoint = container.endpoint.as_ref();
+                endpoint.is_some_and(|e| e.ports.iter().any(|port| port.collides(binding)))
+            };
+            containers
+                .iter()
+                .find(collides)
+                .map(|container| container.name.clone())
+        };
+        let surroundings = Surroundings {
+            families,
+            host: &host,
+            held: held.reservations.values().map(Vec::len).sum(),
+            holder: &holder,
+        };
+        let reservations = blocking(|| reserve_all(&mappings, &surroundings, &mut held.ephemeral))?;
+        Ok(Reserved {
+            opened,
+            reservations,
+        })
     }
 
     fn plan_addresses(
@@ -431,6 +455,7 @@ impl Agent {
     /// It does not exist, or runs and `force` is not set.
     pub async fn remove_container(self: &Arc<Self>, name: &str, force: bool) -> Result<()> {
         let before = self.store.container(name)?;
+        docker::check_is_not_dockers(&before)?;
         if before.process().is_some() {
             if !force {
                 return Err(refuse_to_remove(name));

@@ -159,7 +159,7 @@ fn lock_bpffs(bpffs: &Path) -> Result<Flock<File>> {
 /// # Errors
 /// As [`check_socket`].
 pub(super) fn remove_socket(socket: &Path) -> Result<bool> {
-    let is_there = check_socket(socket)?;
+    let is_there = check_socket(socket, "--socket")?;
     if is_there {
         fs::remove_file(socket).with_context(|| format!("cannot remove {}", socket.display()))?;
     }
@@ -167,18 +167,18 @@ pub(super) fn remove_socket(socket: &Path) -> Result<bool> {
 }
 
 /// Whether there is a socket, which must be one that nobody listens on. The locks do not
-/// protect it: it may be outside of the folders.
+/// protect it: it may be outside of the folders. `option` chooses another.
 ///
 /// # Errors
 /// Somebody listens on it, or it is something else than a socket.
-pub(super) fn check_socket(socket: &Path) -> Result<bool> {
+pub(super) fn check_socket(socket: &Path, option: &str) -> Result<bool> {
     let failed = || format!("cannot look at {}", socket.display());
     match fs::symlink_metadata(socket) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(error).with_context(failed),
         Ok(meta) if !meta.file_type().is_socket() => {
             return Err(conflict(format!(
-                "{} exists and is not a socket, choose another path with --socket",
+                "{} exists and is not a socket, choose another path with {option}",
                 socket.display()
             )));
         }
@@ -186,7 +186,7 @@ pub(super) fn check_socket(socket: &Path) -> Result<bool> {
     }
     if UnixStream::connect(socket).is_ok() {
         return Err(conflict(format!(
-            "somebody else listens on {}, choose another socket with --socket",
+            "somebody else listens on {}, choose another socket with {option}",
             socket.display()
         )));
     }

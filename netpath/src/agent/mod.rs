@@ -4,6 +4,7 @@
 //!   the host
 //! * [`lock`]: one agent for one set of folders and one network namespace
 //! * `network`, `container`, `attach`, `stop`: the operations of the API
+//! * `docker`: Docker's networks and endpoints
 //! * `deny`: whom the uplinks do not let in; `events`: those who watch; `explain`: what would
 //!   become of a packet
 //! * `endpoint`: the kernel state of one container's interface; `announce`: tells its neighbours
@@ -22,6 +23,7 @@ mod announce;
 mod attach;
 mod container;
 mod deny;
+mod docker;
 mod endpoint;
 mod events;
 mod explain;
@@ -129,7 +131,15 @@ pub async fn run(settings: Settings) -> Result<()> {
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };
-    let listener = listen(&agent.settings.socket)?;
+    let listener = listen(&agent.settings.socket, Some("netpath"))?;
+    let plugin = match &agent.settings.docker_plugin {
+        // Docker runs as root, and nobody else has any business there.
+        Some(socket) => Some(listen(socket, None)?),
+        None => None,
+    };
+    if let Some(plugin) = plugin {
+        tokio::spawn(crate::docker::server::serve(plugin, agent.clone()));
+    }
     let server = tokio::spawn(server::serve(listener, agent.clone()));
     tokio::spawn(agent.clone().keep_up(monitor::watch()?));
     tokio::spawn(agent.clone().keep_clean());
@@ -153,13 +163,19 @@ pub async fn run(settings: Settings) -> Result<()> {
     if last.is_err() {
         log::warn!("an operation was cut short, the next start will clean up after it");
     }
-    let _ = fs::remove_file(&agent.settings.socket);
+    let sockets = [
+        Some(&agent.settings.socket),
+        agent.settings.docker_plugin.as_ref(),
+    ];
+    for socket in sockets.into_iter().flatten() {
+        let _ = fs::remove_file(socket);
+    }
     log::info!("the agent ends; networks and containers stay");
     Ok(())
 }
 
-/// Makes the socket, for root and the group `netpath`.
-fn listen(socket: &Path) -> Result<UnixListener> {
+/// Makes a socket, for root and, if there is such a group, for a group.
+fn listen(socket: &Path, group: Option<&str>) -> Result<UnixListener> {
     let failed = || format!("cannot listen on {}", socket.display());
     lock::remove_socket(socket)?;
     if let Some(folder) = socket.parent() {
@@ -170,10 +186,12 @@ fn listen(socket: &Path) -> Result<UnixListener> {
     let listener = UnixListener::bind(socket);
     nix::sys::stat::umask(umask);
     let listener = listener.with_context(failed)?;
-    if let Ok(Some(group)) = nix::unistd::Group::from_name("netpath") {
-        chown(socket, None, Some(group.gid.as_raw())).with_context(failed)?;
+    if let Some(group) = group {
+        if let Ok(Some(group)) = nix::unistd::Group::from_name(group) {
+            chown(socket, None, Some(group.gid.as_raw())).with_context(failed)?;
+        }
+        fs::set_permissions(socket, fs::Permissions::from_mode(0o660)).with_context(failed)?;
     }
-    fs::set_permissions(socket, fs::Permissions::from_mode(0o660)).with_context(failed)?;
     Ok(listener)
 }
 
@@ -193,7 +211,10 @@ impl Agent {
         // Nothing is made before all that can be asked was asked.
         let claim = Claim::plan(&settings)?;
         let mut locks = Locks::take(&settings)?;
-        lock::check_socket(&settings.socket)?;
+        lock::check_socket(&settings.socket, "--socket")?;
+        if let Some(socket) = &settings.docker_plugin {
+            lock::check_socket(socket, "--docker-plugin")?;
+        }
         lock::raise_file_limit();
         let store = Store::open(&settings.state_dir)?;
         let options = DatapathOptions {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use anyhow::{Context, Result, anyhow};
 use ipnet::IpNet;
 
-use super::{Agent, Held, now};
+use super::{Agent, Held, docker, now};
 use crate::api::types::{CreateNetwork, Network};
 use crate::container::{files, names};
 use crate::datapath::NetworkSpec;
@@ -43,7 +43,16 @@ impl Agent {
         held: &mut Held,
         new: CreateNetwork,
     ) -> Result<NetworkRecord> {
-        let mut record = self.plan_network(new).await?;
+        let record = self.plan_network(new).await?;
+        self.finish_network(held, record).await
+    }
+
+    /// Writes down a planned network and makes it.
+    pub(super) async fn finish_network(
+        &self,
+        held: &mut Held,
+        mut record: NetworkRecord,
+    ) -> Result<NetworkRecord> {
         self.store.put_network(&record)?;
         let made = self.make_network(&mut record).await.and_then(|()| {
             record.ready = true;
@@ -66,7 +75,7 @@ impl Agent {
         Ok(record)
     }
 
-    async fn plan_network(&self, new: CreateNetwork) -> Result<NetworkRecord> {
+    pub(super) async fn plan_network(&self, new: CreateNetwork) -> Result<NetworkRecord> {
         names::check("network", &new.name)?;
         if RESERVED.contains(&new.name.as_str()) {
             return Err(invalid(format!(
@@ -173,6 +182,7 @@ impl Agent {
             ready: false,
             last_leases: Vec::new(),
             policy,
+            docker: None,
         })
     }
 
@@ -316,6 +326,7 @@ impl Agent {
     pub async fn remove_network(&self, name: &str) -> Result<()> {
         let mut held = self.held.lock().await;
         let record = self.store.network(name)?;
+        docker::check_is_ours(&record)?;
         let users: Vec<String> = self
             .store
             .containers()?
@@ -348,7 +359,10 @@ impl Agent {
             .into_iter()
             .find(|network| network.name == wanted);
         match known {
-            Some(network) => Ok(network),
+            Some(network) => {
+                docker::check_is_ours(&network)?;
+                Ok(network)
+            }
             None if wanted == DEFAULT_NETWORK => {
                 let new = CreateNetwork {
                     name: wanted.into(),

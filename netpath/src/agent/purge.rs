@@ -54,11 +54,14 @@ pub fn purge(settings: &Settings) -> Result<Vec<String>> {
     if let Some(ports) = snat_range::give_back(&settings.run_dir)? {
         removed.push(format!("reservation of ports {ports}"));
     }
-    match remove_socket(&settings.socket) {
-        Ok(true) => removed.push(settings.socket.display().to_string()),
-        Ok(false) => {}
-        // NETPATH_SOCKET may name the socket of another agent, which has other folders.
-        Err(error) => log::info!("{} stays: {error:#}", settings.socket.display()),
+    let sockets = [Some(&settings.socket), settings.docker_plugin.as_ref()];
+    for socket in sockets.into_iter().flatten() {
+        match remove_socket(socket) {
+            Ok(true) => removed.push(socket.display().to_string()),
+            Ok(false) => {}
+            // NETPATH_SOCKET may name the socket of another agent, which has other folders.
+            Err(error) => log::info!("{} stays: {error:#}", socket.display()),
+        }
     }
     let [run_lock, state_lock] = Locks::paths(&settings.run_dir, &settings.state_dir);
     for path in [

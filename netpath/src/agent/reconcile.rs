@@ -104,7 +104,12 @@ impl Agent {
         Ok(())
     }
 
-    async fn drop_container(&self, held: &mut Held, record: &ContainerRecord) -> Result<()> {
+    /// Removes a container that is nobody's any more.
+    pub(super) async fn drop_container(
+        &self,
+        held: &mut Held,
+        record: &ContainerRecord,
+    ) -> Result<()> {
         self.kill_processes(record);
         self.unmake_endpoint(held, record).await?;
         self.forget(&record.name);

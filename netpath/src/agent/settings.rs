@@ -21,6 +21,9 @@ pub const STATE_DIR: &str = "/var/lib/netpath";
 pub const BPFFS: &str = "/sys/fs/bpf/netpath";
 /// Name of the socket in the run folder.
 pub const SOCKET: &str = "netpath.sock";
+/// Name of the socket that Docker calls, in the run folder. Docker finds it by a file that
+/// `netpath install` writes (`/etc/docker/plugins/netpath.spec`).
+pub const DOCKER_SOCKET: &str = "docker.sock";
 /// Connections that the flow table can hold unless told otherwise. Its memory is taken at
 /// once, about 400 bytes a connection (50 MiB here), so that no packet has to wait for it.
 pub const MAX_FLOWS: u32 = 131_072;
@@ -62,6 +65,8 @@ pub struct Settings {
     pub log_datapath: Option<log::LevelFilter>,
     /// XDP on the uplinks.
     pub xdp: Wish,
+    /// The socket that Docker calls; `None` if it is not to.
+    pub docker_plugin: Option<PathBuf>,
 }
 
 /// Settings that somebody made; also the form of the settings file (TOML).
@@ -96,6 +101,8 @@ pub struct Wishes {
     pub log_datapath: Option<String>,
     /// XDP on the uplinks: `auto`, `native`, `generic` or `off`.
     pub xdp: Option<String>,
+    /// The socket that Docker calls, or `off`.
+    pub docker_plugin: Option<PathBuf>,
 }
 
 impl Wishes {
@@ -148,6 +155,7 @@ impl Wishes {
                 .collect(),
             log_datapath: self.log_datapath.or(other.log_datapath),
             xdp: self.xdp.or(other.xdp),
+            docker_plugin: self.docker_plugin.or(other.docker_plugin),
         }
     }
 
@@ -180,6 +188,11 @@ impl Wishes {
         Ok(Settings {
             uplinks: self.uplinks,
             socket: absolute(self.socket.unwrap_or_else(|| run_dir.join(SOCKET)))?,
+            docker_plugin: match self.docker_plugin {
+                None => Some(run_dir.join(DOCKER_SOCKET)),
+                Some(off) if off == Path::new("off") => None,
+                Some(path) => Some(absolute(path)?),
+            },
             run_dir,
             cgroup: self.cgroup.map(absolute).transpose()?,
             state_dir: absolute(self.state_dir.unwrap_or_else(|| STATE_DIR.into()))?,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use nix::sys::signal::Signal;
 
-use super::Agent;
+use super::{Agent, docker};
 use crate::problem::conflict;
 use crate::store::State;
 
@@ -21,6 +21,7 @@ impl Agent {
     /// There is no such container, it is an attached one, or it cannot be killed.
     pub async fn stop(self: &Arc<Self>, name: &str, timeout: u32) -> Result<()> {
         let record = self.store.container(name)?;
+        docker::check_is_not_dockers(&record)?;
         if !record.is_own() {
             return Err(conflict(format!(
                 "{name} is an attached namespace whose processes are not netpath's to stop, \

@@ -99,6 +99,10 @@ impl Agent {
             device: record.device.clone(),
             mac: show_mac(record.mac),
             policy: record.policy.clone(),
+            docker: record
+                .docker
+                .as_ref()
+                .map(|docker| docker.id.as_str().into()),
             created: record.created,
             containers: connected.map(|container| container.name).collect(),
         })
@@ -166,10 +170,15 @@ impl Agent {
             netns: match &record.origin {
                 Origin::Own => self.netns_path(&record.name),
                 Origin::Attached { path, .. } => path.into(),
+                Origin::Docker { sandbox, .. } => sandbox.clone().unwrap_or_default().into(),
             },
             netns_id: match &record.origin {
-                Origin::Own => None,
+                Origin::Own | Origin::Docker { .. } => None,
                 Origin::Attached { dev, ino, .. } => Some((*dev, *ino)),
+            },
+            docker: match &record.origin {
+                Origin::Docker { endpoint, .. } => Some(endpoint.as_str().into()),
+                Origin::Own | Origin::Attached { .. } => None,
             },
             log: command
                 .filter(|command| command.detached)
@@ -183,6 +192,7 @@ impl Agent {
 /// The state of a container in one word.
 pub(super) fn state_name(record: &ContainerRecord) -> &'static str {
     match record.state {
+        _ if matches!(record.origin, Origin::Docker { .. }) => "docker",
         State::Creating | State::Created if record.is_own() => "created",
         State::Creating | State::Created => "attached",
         State::Running { .. } => "running",
@@ -190,6 +200,6 @@ pub(super) fn state_name(record: &ContainerRecord) -> &'static str {
     }
 }
 
-fn show_mac(mac: [u8; 6]) -> String {
+pub(super) fn show_mac(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }

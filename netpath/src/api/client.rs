@@ -40,6 +40,12 @@ impl Client {
         self
     }
 
+    /// Waits so long for answers.
+    pub fn with_patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
     /// The agent's socket.
     pub fn socket(&self) -> &Path {
         &self.socket

@@ -279,6 +279,28 @@ pub struct Network {
     pub created: u64,
     /// Containers that are connected to it.
     pub containers: Vec<String>,
+    /// What Docker calls it, if it is Docker's.
+    #[serde(default)]
+    pub docker: Option<Dockers>,
+}
+
+/// What Docker calls something of its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dockers {
+    /// Its number.
+    pub id: String,
+    /// Its name. The agent does not know it; the command line asks Docker.
+    #[serde(default)]
+    pub name: Option<String>,
+}
+
+impl From<&str> for Dockers {
+    fn from(id: &str) -> Self {
+        Self {
+            id: id.to_owned(),
+            name: None,
+        }
+    }
 }
 
 /// `POST /v1/containers`: prepares a container; its supervisor then starts the command
@@ -394,7 +416,7 @@ pub struct Stop {
 pub struct Container {
     /// Its name.
     pub name: String,
-    /// `created`, `running`, `attached` or `exited`.
+    /// `created`, `running`, `attached`, `exited`, or `docker`: its life is Docker's to know.
     pub state: String,
     /// Its network.
     pub network: String,
@@ -431,6 +453,9 @@ pub struct Container {
     pub created: u64,
     /// Seconds since 1970, once it ended.
     pub ended: Option<u64>,
+    /// What Docker calls it, if it is a container of Docker's; the number is the endpoint's.
+    #[serde(default)]
+    pub docker: Option<Dockers>,
 }
 
 /// An error.

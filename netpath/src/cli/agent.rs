@@ -49,6 +49,11 @@ pub struct Args {
     #[arg(long = "timeout", value_name = "NAME=SECONDS", value_delimiter = ',')]
     timeouts: Vec<String>,
 
+    /// Socket on which Docker finds the network driver "netpath", or "off"
+    /// [default: docker.sock in the run folder]
+    #[arg(long, value_name = "PATH")]
+    docker_plugin: Option<PathBuf>,
+
     /// Let the programs log what they do: error, warn, info, debug or trace [default: off]
     #[arg(long, value_name = "LEVEL")]
     log_datapath: Option<String>,
@@ -109,6 +114,7 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
             .collect::<Result<_>>()?,
         log_datapath: args.log_datapath,
         xdp: args.xdp,
+        docker_plugin: args.docker_plugin,
         ..Wishes::default()
     };
     let settings = flags.or(args.folders.wishes(context)?).settings()?;

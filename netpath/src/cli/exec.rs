@@ -61,6 +61,12 @@ pub fn run(args: Args, context: &Context) -> Result<ExitCode> {
                 })?;
             setns(netns, CloneFlags::CLONE_NEWNET).with_context(failed)?;
         }
+        ("docker", ..) => {
+            return Err(conflict(format!(
+                "{} is a container of Docker's, use \"docker exec\"",
+                container.name
+            )));
+        }
         _ => {
             return Err(conflict(format!(
                 "container {} is not running (it is {}), start a new one with \"netpath run\"",

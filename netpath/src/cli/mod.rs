@@ -8,6 +8,7 @@ mod doctor;
 mod exec;
 mod explain;
 mod inspect;
+mod install;
 mod logs;
 mod monitor;
 mod network;
@@ -31,6 +32,8 @@ use clap::{Parser, Subcommand};
 
 use crate::agent::settings::{RUN_DIR, SOCKET};
 use crate::api::client::Client;
+use crate::api::types::Container;
+use crate::docker;
 use crate::output::{Format, complain, one_line};
 
 /// Networks for containers by eBPF: no bridge, no iptables, no conntrack.
@@ -102,6 +105,10 @@ enum Verb {
     Doctor,
     /// Remove everything that an agent made; the agent must not run
     Purge(purge::Args),
+    /// Put the program, its service, its manual and Docker's plugin file in place
+    Install(install::Args),
+    /// End the service, purge, and take away what `install` put in place
+    Uninstall(install::Args),
     /// Measure how fast packets go, beside other ways of connecting containers
     Bench(bench::Args),
     /// The traffic generator of `bench`
@@ -251,6 +258,8 @@ fn dispatch(verb: Verb, context: &Context) -> Result<ExitCode> {
         Verb::Counters => records::run("counters", context),
         Verb::Status => status::run(context),
         Verb::Purge(args) => purge::run(args, context),
+        Verb::Install(args) => install::install(&args),
+        Verb::Uninstall(args) => install::uninstall(&args, context),
         Verb::BenchWorker(args) => bench::work(&args),
         Verb::Shim => shim::run(),
     }
@@ -262,6 +271,28 @@ fn dispatch(verb: Verb, context: &Context) -> Result<ExitCode> {
 fn container_path(name: &str) -> Result<String> {
     crate::container::names::check("container", name)?;
     Ok(format!("/v1/containers/{name}"))
+}
+
+/// The container of this name; or, of a container of Docker's, its endpoints, one a network.
+fn find_containers(context: &Context, name: &str) -> Result<Vec<Container>> {
+    let client = context.client();
+    let missing = match client.get(&container_path(name)?) {
+        Ok(container) => return Ok(vec![container]),
+        Err(error) => error,
+    };
+    let Ok(mut all) = client.get::<Vec<Container>>("/v1/containers") else {
+        return Err(missing);
+    };
+    docker::names::of_containers(&mut all);
+    all.retain(|container| {
+        let docker = container.docker.as_ref();
+        docker.is_some_and(|docker| docker.name.as_deref() == Some(name))
+    });
+    if all.is_empty() {
+        Err(missing)
+    } else {
+        Ok(all)
+    }
 }
 
 /// A user's words as part of a query: all but what needs no escape is percent-encoded

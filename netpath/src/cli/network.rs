@@ -10,6 +10,7 @@ use super::{Context, for_each, key_value};
 use crate::api::client::Client;
 use crate::api::types::{CreateNetwork, Network};
 use crate::container::names;
+use crate::docker;
 use crate::output::{Format, print, print_json, table};
 use crate::problem::invalid;
 
@@ -112,8 +113,17 @@ fn path(name: &str) -> Result<String> {
     Ok(format!("/v1/networks/{name}"))
 }
 
+/// The policy of a network of Docker's.
+fn of_docker(policy: &str) -> String {
+    match policy {
+        "" => "Docker's".into(),
+        policy => format!("Docker's, {policy}"),
+    }
+}
+
 fn list(client: &Client, output: Format) -> Result<()> {
-    let networks: Vec<Network> = client.get("/v1/networks")?;
+    let mut networks: Vec<Network> = client.get("/v1/networks")?;
+    docker::names::of_networks(&mut networks);
     if output == Format::Json {
         return print_json(&networks);
     }
@@ -121,14 +131,20 @@ fn list(client: &Client, output: Format) -> Result<()> {
         .into_iter()
         .map(|network| {
             let gateways: Vec<String> = network.gateways.iter().map(ToString::to_string).collect();
+            let policy = network.policy.summary();
+            let (name, policy) = match network.docker {
+                None => (network.name, policy),
+                // By Docker's name, if it tells.
+                Some(docker) => (docker.name.unwrap_or(network.name), of_docker(&policy)),
+            };
             vec![
-                network.name,
+                name,
                 network.id.to_string(),
                 network.subnets.join(", "),
                 gateways.join(", "),
                 network.mtu.to_string(),
                 network.device,
-                network.policy.summary(),
+                policy,
                 network.containers.len().to_string(),
             ]
         })

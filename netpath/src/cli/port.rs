@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Result;
 
-use super::{Context, container_path};
+use super::{Context, find_containers};
 use crate::api::types::Container;
 use crate::output::{Format, print, print_json};
 use crate::publish::proto_name;
@@ -16,10 +16,15 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, context: &Context) -> Result<()> {
-    let container: Container = context.client().get(&container_path(&args.name)?)?;
+    let containers = find_containers(context, &args.name)?;
     if context.output == Format::Json {
-        return print_json(&container.ports);
+        let ports = containers.iter().flat_map(|container| &container.ports);
+        return print_json(&ports.collect::<Vec<_>>());
     }
+    print(&containers.iter().map(show).collect::<String>())
+}
+
+fn show(container: &Container) -> String {
     let mut text = String::new();
     for port in &container.ports {
         let host = SocketAddr::new(port.host_ip, port.host_port);
@@ -39,5 +44,5 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
             text.push_str(&format!("{opened} -> {own}\n"));
         }
     }
-    print(&text)
+    text
 }

@@ -6,6 +6,7 @@ use anyhow::Result;
 
 use super::Context;
 use crate::api::types::Container;
+use crate::docker;
 use crate::output::{Format, duration, print, print_json, table};
 use crate::publish::runs;
 
@@ -18,7 +19,8 @@ pub struct Args {
 
 pub fn run(args: &Args, context: &Context) -> Result<()> {
     let path = format!("/v1/containers?all={}", args.all);
-    let containers: Vec<Container> = context.client().get(&path)?;
+    let mut containers: Vec<Container> = context.client().get(&path)?;
+    docker::names::of_containers(&mut containers);
     if context.output == Format::Json {
         return print_json(&containers);
     }
@@ -33,6 +35,14 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
         &["NAME", "NETWORK", "ADDRESSES", "STATUS", "PORTS", "COMMAND"],
         &rows,
     ))
+}
+
+/// A container of Docker's goes by Docker's name.
+fn shown_name(container: &Container) -> &str {
+    let docker = container.docker.as_ref();
+    docker
+        .and_then(|docker| docker.name.as_deref())
+        .unwrap_or(&container.name)
 }
 
 /// How much of a command is shown.
@@ -79,7 +89,7 @@ fn row(container: &Container, now: u64) -> Vec<String> {
             .collect();
     }
     vec![
-        container.name.clone(),
+        shown_name(container).to_owned(),
         container.network.clone(),
         addresses.join(", "),
         status,

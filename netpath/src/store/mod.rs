@@ -26,7 +26,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use records::{
-    Command, ContainerRecord, Driver, EndpointRecord, NetworkRecord, Origin, ProcessId, State,
+    Command, ContainerRecord, DockerNetwork, Driver, EndpointRecord, NetworkRecord, Origin,
+    ProcessId, State,
 };
 
 use crate::problem::{conflict, not_found};

@@ -107,6 +107,18 @@ pub struct NetworkRecord {
     /// What it lets in and out.
     #[serde(default)]
     pub policy: Policy,
+    /// It is a network of Docker's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub docker: Option<DockerNetwork>,
+}
+
+/// What is Docker's about a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DockerNetwork {
+    /// Docker's number of it.
+    pub id: String,
+    /// What its containers' interfaces are called, less the number.
+    pub prefix: String,
 }
 
 impl NetworkRecord {
@@ -130,6 +142,15 @@ pub enum Origin {
         dev: u64,
         /// Inode number of the namespace.
         ino: u64,
+    },
+    /// Docker's: it asked for an interface and puts it into a container.
+    Docker {
+        /// Docker's number of the endpoint.
+        endpoint: String,
+        /// Name of the interface until Docker takes it.
+        peer: String,
+        /// File of the namespace, if Docker told.
+        sandbox: Option<String>,
     },
 }
 
