@@ -18,9 +18,9 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// The image of all containers: busybox.
 pub const IMAGE: &str = "box";
 /// Programs of the image.
-const APPLETS: [&str; 15] = [
+const APPLETS: [&str; 16] = [
     "sh", "sleep", "ping", "ping6", "wget", "nc", "httpd", "nslookup", "ip", "cat", "echo", "dd",
-    "hostname", "seq", "mkdir",
+    "hostname", "seq", "mkdir", "timeout",
 ];
 
 /// The first process of the namespaces. Whoever has a containerd keeps it: the daemon would use
@@ -36,7 +36,8 @@ done
 mkdir -p /etc/docker/plugins
 echo "unix://$1" > /etc/docker/plugins/netpath.spec
 touch "$2"
-exec sleep infinity
+# Whoever is left over must be waited for: a containerd that was killed would pass for one that runs.
+while :; do sleep 0.2 & wait; done
 "#;
 
 /// A daemon.
@@ -97,7 +98,7 @@ impl Docker {
     /// Starts the daemon.
     pub fn spawn_daemon(&mut self) {
         let daemon = self
-            .inside(&["dockerd", "--live-restore"])
+            .inside(&["dockerd", "--live-restore", "--log-level", "warn"])
             .arg("--data-root")
             .arg(self.folder.join("data"))
             .arg("--exec-root")

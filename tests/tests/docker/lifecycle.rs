@@ -168,7 +168,7 @@ fn the_address_and_the_mac_are_what_docker_says() {
     let docker = Docker::start(&lab);
     network(&docker, "net", &["--subnet", "10.77.0.0/24"]);
     docker.container(
-        "a",
+        "fixed",
         &[
             "--network",
             "net",
@@ -179,8 +179,8 @@ fn the_address_and_the_mac_are_what_docker_says() {
         ],
         &["sleep", "600"],
     );
-    docker.container("b", &["--network", "net"], &["sleep", "600"]);
-    for (name, mac) in [("a", Some("02:42:00:00:00:50")), ("b", None)] {
+    docker.container("other", &["--network", "net"], &["sleep", "600"]);
+    for (name, mac) in [("fixed", Some("02:42:00:00:00:50")), ("other", None)] {
         let said = docker.inspect("{{.NetworkSettings.Networks.net.MacAddress}}", name);
         let link = docker
             .exec(name, &["cat", "/sys/class/net/eth0/address"])
@@ -197,17 +197,17 @@ fn the_address_and_the_mac_are_what_docker_says() {
         assert!(macs.contains(&said.as_str()), "{rows}");
     }
     docker
-        .exec("b", &["ping", "-c", "1", "-W", "3", "10.77.0.50"])
+        .exec("other", &["ping", "-c", "1", "-W", "3", "10.77.0.50"])
         .ok();
     // The address changes hands.
-    docker.run(&["rm", "-f", "a"]).ok();
+    docker.run(&["rm", "-f", "fixed"]).ok();
     docker.container(
-        "c",
+        "third",
         &["--network", "net", "--ip", "10.77.0.50"],
         &["sleep", "600"],
     );
     docker
-        .exec("b", &["ping", "-c", "1", "-W", "3", "10.77.0.50"])
+        .exec("other", &["ping", "-c", "1", "-W", "3", "10.77.0.50"])
         .ok();
 }
 

@@ -37,7 +37,7 @@ fn fetch_here(lab: &Lab, address: &str, port: u16) -> String {
 /// What a web server answers to a container.
 fn fetch_in(docker: &Docker, client: &str, address: &str, port: u16) -> String {
     let url = url(address, port);
-    let ran = docker.exec(client, &["wget", "-q", "-T", "3", "-O", "-", &url]);
+    let ran = docker.exec(client, &["timeout", "3", "wget", "-q", "-O", "-", &url]);
     ran.stdout.trim().to_owned()
 }
 

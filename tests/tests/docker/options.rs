@@ -85,8 +85,8 @@ fn names_and_sizes_of_interfaces_are_options() {
     ];
     network(&docker, "special", &options);
     for (name, net, interface, mtu) in [
-        ("a", "usual", "eth0", "1450"),
-        ("b", "special", "lan0", "1400"),
+        ("first", "usual", "eth0", "1450"),
+        ("second", "special", "lan0", "1400"),
     ] {
         docker.container(name, &["--network", net], &["sleep", "600"]);
         let file = format!("/sys/class/net/{interface}/mtu");

@@ -163,7 +163,7 @@ fn ports_go_with_whatever_ends_them() {
 fn what_was_made_outlives_the_agent() {
     let mut lab = Lab::new();
     let (network, endpoint) = (id("ab"), id("cd"));
-    let mut again = |lab: &mut Lab| {
+    let again = |lab: &mut Lab| {
         lab.kill_agent();
         lab.start_agent();
     };

@@ -79,6 +79,11 @@ impl Wanted {
 }
 
 fn read_subnet(subnet: &IpamData) -> Result<(IpNet, Option<IpAddr>)> {
+    if matches!(subnet.pool.as_str(), "" | "0.0.0.0/0" | "::/0") {
+        return Err(invalid(
+            "the network has no subnet of its own, use Docker's default IPAM driver",
+        ));
+    }
     let prefix = parse_cidr(&subnet.pool)?;
     let text = subnet.gateway.split('/').next().unwrap_or_default();
     if text.is_empty() {
@@ -228,7 +233,7 @@ mod tests {
                 r#""IPv4Data":[{"Pool":"10.1.0.0/16","Gateway":"x"}]"#,
                 "\"x\" is no address",
             ),
-            (r#""IPv4Data":[{"Pool":"0.0.0.0/0"}]"#, "too large"),
+            (r#""IPv4Data":[{"Pool":"0.0.0.0/0"}]"#, "default IPAM"),
             (r#""IPv4Data":[{},{}]"#, "2 are asked for"),
             (
                 &format!(r#"{v4},"Options":{{"com.docker.network.generic":{{"x":"y"}}}}"#),
