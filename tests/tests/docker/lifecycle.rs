@@ -65,10 +65,8 @@ fn a_container_is_connected_reached_and_gone() {
         }
     }
     // There is no process for it.
-    let processes = lab.host(&["ps", "-eo", "args"]).ok();
-    assert!(!processes.contains(&format!(
-        "docker-proxy -proto tcp -host-ip 0.0.0.0 -host-port 8080"
-    )));
+    let processes = netpath_tests::lab::run(docker.inside(&["ps", "-eo", "args"])).ok();
+    assert!(!processes.contains("docker-proxy"), "{processes}");
 
     docker.run(&["rm", "-f", "web", "client"]).ok();
     assert_eq!(fetch(&lab, HOST4, 8080), "");
@@ -167,18 +165,32 @@ fn the_address_and_the_mac_are_what_docker_says() {
     let lab = Lab::new();
     let docker = Docker::start(&lab);
     network(&docker, "net", &["--subnet", "10.77.0.0/24"]);
-    docker.container(
-        "fixed",
-        &[
-            "--network",
-            "net",
-            "--ip",
-            "10.77.0.50",
-            "--mac-address",
-            "02:42:00:00:00:50",
-        ],
-        &["sleep", "600"],
-    );
+    // By the daemon's API: clients of today cannot say it to the daemons of then.
+    let body = serde_json::json!({
+        "Image": netpath_tests::docker::IMAGE,
+        "Cmd": ["sleep", "600"],
+        "MacAddress": "02:42:00:00:00:50",
+        "HostConfig": { "NetworkMode": "net" },
+        "NetworkingConfig": {
+            "EndpointsConfig": { "net": { "IPAMConfig": { "IPv4Address": "10.77.0.50" } } },
+        },
+    });
+    let socket = docker.socket().replace("unix://", "");
+    let url = "http://docker/v1.41/containers/create?name=fixed";
+    let json = "content-type: application/json";
+    lab.host(&[
+        "curl",
+        "-sSf",
+        "--unix-socket",
+        &socket,
+        "-H",
+        json,
+        "-d",
+        &body.to_string(),
+        url,
+    ])
+    .ok();
+    docker.run(&["start", "fixed"]).ok();
     docker.container("other", &["--network", "net"], &["sleep", "600"]);
     for (name, mac) in [("fixed", Some("02:42:00:00:00:50")), ("other", None)] {
         let said = docker.inspect("{{.NetworkSettings.Networks.net.MacAddress}}", name);
