@@ -286,19 +286,21 @@ impl Drop for Docker {
         if let Some(mut daemon) = self.daemon.take() {
             let _ = daemon.wait();
         }
-        let root = Path::new("/sys/fs/cgroup");
-        let hierarchies = fs::read_dir(root).into_iter().flatten().flatten();
-        for hierarchy in hierarchies
-            .map(|entry| entry.path())
-            .chain([root.to_owned()])
-        {
+        for hierarchy in hierarchies() {
             remove_group(&hierarchy.join(&self.cgroup));
         }
     }
 }
 
+/// Where control groups are: one tree, or one a controller.
+pub(crate) fn hierarchies() -> impl Iterator<Item = PathBuf> {
+    let root = Path::new("/sys/fs/cgroup");
+    let below = fs::read_dir(root).into_iter().flatten().flatten();
+    below.map(|entry| entry.path()).chain([root.to_owned()])
+}
+
 /// Removes a control group with those in it. Their processes have just been killed.
-fn remove_group(group: &Path) {
+pub(crate) fn remove_group(group: &Path) {
     let Ok(children) = fs::read_dir(group) else {
         return;
     };

@@ -587,6 +587,12 @@ fn remove_leftovers() {
     {
         remove_namespace(name);
     }
+    for hierarchy in crate::docker::hierarchies() {
+        let names = list(&hierarchy.display().to_string());
+        for name in names.iter().filter(|name| gone(name, "np-test-")) {
+            crate::docker::remove_group(&hierarchy.join(name));
+        }
+    }
     for name in list("/sys/fs/bpf")
         .iter()
         .filter(|name| gone(name, "netpath-test-"))

@@ -11,6 +11,7 @@ mod host;
 mod leftovers;
 mod lint;
 mod object;
+mod package;
 mod run;
 mod setup;
 mod setup_toolchain;
@@ -84,6 +85,8 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Build with optimisations and make a Debian package, by cargo-deb
+    Package,
     /// Take away what tests and demonstrations that were killed left on this machine
     CleanMachine,
     /// Say what is in the compiled eBPF object
@@ -125,6 +128,10 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
         }
         Verb::Demo { built } => demo::run(&workspace, built),
         Verb::Bench { arguments } => return bench::run(&workspace, &arguments),
+        Verb::Package => {
+            setup::run(&workspace, Say::Summary)?;
+            package::run(&workspace)
+        }
         Verb::CleanMachine => clean_machine::run(),
         Verb::Object => {
             let toolchain = setup::run(&workspace, Say::Summary)?;

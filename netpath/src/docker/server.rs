@@ -7,9 +7,11 @@ use std::time::Duration;
 use anyhow::{Result, anyhow};
 use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::connect_info::{ConnectInfo, Connected};
 use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::serve::IncomingStream;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use tokio::net::UnixListener;
@@ -32,8 +34,25 @@ const CONTENT_TYPE: &str = "application/vnd.docker.plugins.v1.2+json";
 /// The socket failed.
 pub async fn serve(listener: UnixListener, agent: Arc<Agent>) -> Result<()> {
     let router = Router::new().fallback(handle).with_state(agent);
-    axum::serve(listener, router).await?;
+    let service = router.into_make_service_with_connect_info::<Caller>();
+    axum::serve(listener, service).await?;
     Ok(())
+}
+
+/// Who calls.
+#[derive(Clone, Copy, Debug)]
+struct Caller {
+    /// Number of its process.
+    pid: Option<u32>,
+}
+
+impl Connected<IncomingStream<'_, UnixListener>> for Caller {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+        let pid = stream.io().peer_cred().ok().and_then(|cred| cred.pid());
+        Self {
+            pid: pid.and_then(|pid| pid.try_into().ok()),
+        }
+    }
 }
 
 /// An error as Docker wants it.
@@ -68,9 +87,13 @@ fn reply(status: StatusCode, body: &Value) -> Response {
     response
 }
 
-async fn handle(State(agent): State<Arc<Agent>>, request: Request) -> Response {
+async fn handle(
+    State(agent): State<Arc<Agent>>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    request: Request,
+) -> Response {
     let path = request.uri().path().to_owned();
-    let answer = tokio::time::timeout(PATIENCE, answer(agent, &path, request)).await;
+    let answer = tokio::time::timeout(PATIENCE, answer(agent, caller, &path, request)).await;
     match answer {
         Ok(Ok(body)) => {
             log::debug!("Docker: {path} is answered {body}");
@@ -91,7 +114,12 @@ async fn handle(State(agent): State<Arc<Agent>>, request: Request) -> Response {
     }
 }
 
-async fn answer(agent: Arc<Agent>, path: &str, request: Request) -> Result<Value, Failure> {
+async fn answer(
+    agent: Arc<Agent>,
+    caller: Caller,
+    path: &str,
+    request: Request,
+) -> Result<Value, Failure> {
     if request.method() != Method::POST {
         return Err(Failure(
             StatusCode::METHOD_NOT_ALLOWED,
@@ -140,7 +168,12 @@ async fn answer(agent: Arc<Agent>, path: &str, request: Request) -> Result<Value
         }
         "/NetworkDriver.Join" => {
             let of: Endpoint = read_object(&body)?;
-            to_the_end(async move { agent.docker_join(&of).await }).await?
+            let (joins, id) = (agent.clone(), of.endpoint.clone());
+            let answer = to_the_end(async move { joins.docker_join(&of).await }).await?;
+            if let Some(docker) = caller.pid {
+                agent.docker_widen(id, docker);
+            }
+            answer
         }
         "/NetworkDriver.Leave" | "/NetworkDriver.RevokeExternalConnectivity" => {
             let of: Endpoint = read_object(&body)?;

@@ -219,25 +219,35 @@ impl Netlink {
         source: IpAddr,
         mtu: u32,
     ) -> Result<()> {
-        let (prefix, length) = (destination.network(), destination.prefix_len());
-        let mut message = match (prefix, source) {
-            (IpAddr::V4(prefix), IpAddr::V4(source)) => RouteMessageBuilder::<Ipv4Addr>::new()
-                .output_interface(index)
-                .destination_prefix(prefix, length)
-                .pref_source(source)
-                .scope(RouteScope::Link)
-                .build(),
-            (IpAddr::V6(prefix), IpAddr::V6(_)) => RouteMessageBuilder::<Ipv6Addr>::new()
-                .output_interface(index)
-                .destination_prefix(prefix, length)
-                .build(),
-            _ => bail!("cannot add a route to {destination} from {source}: the families differ"),
-        };
-        let metrics = vec![RouteMetric::Mtu(mtu)];
-        message.attributes.push(RouteAttribute::Metrics(metrics));
+        let message = link_route(index, destination, source, mtu)?;
         self.add_route(message)
             .await
             .with_context(|| format!("cannot add a route to {destination}"))
+    }
+
+    /// As [`Self::add_link_route`], in the place of the route that the kernel adds with an
+    /// address.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub async fn replace_link_route(
+        &self,
+        index: u32,
+        destination: IpNet,
+        source: IpAddr,
+        mtu: u32,
+    ) -> Result<()> {
+        /// Metric of the kernel's own IPv6 routes (IP6_RT_PRIO_ADDRCONF).
+        const OF_THE_KERNEL: u32 = 256;
+        let mut message = link_route(index, destination, source, mtu)?;
+        if destination.addr().is_ipv6() {
+            let metric = RouteAttribute::Priority(OF_THE_KERNEL);
+            message.attributes.push(metric);
+        }
+        let request = self.handle.route().add(message).replace();
+        (request.execute().await)
+            .map_err(to_io)
+            .with_context(|| format!("cannot replace the route to {destination}"))
     }
 
     async fn add_route(&self, message: RouteMessage) -> io::Result<()> {
@@ -248,4 +258,24 @@ impl Netlink {
             .await
             .map_err(to_io)
     }
+}
+
+fn link_route(index: u32, destination: IpNet, source: IpAddr, mtu: u32) -> Result<RouteMessage> {
+    let (prefix, length) = (destination.network(), destination.prefix_len());
+    let mut message = match (prefix, source) {
+        (IpAddr::V4(prefix), IpAddr::V4(source)) => RouteMessageBuilder::<Ipv4Addr>::new()
+            .output_interface(index)
+            .destination_prefix(prefix, length)
+            .pref_source(source)
+            .scope(RouteScope::Link)
+            .build(),
+        (IpAddr::V6(prefix), IpAddr::V6(_)) => RouteMessageBuilder::<Ipv6Addr>::new()
+            .output_interface(index)
+            .destination_prefix(prefix, length)
+            .build(),
+        _ => bail!("cannot add a route to {destination} from {source}: the families differ"),
+    };
+    let metrics = vec![RouteMetric::Mtu(mtu)];
+    message.attributes.push(RouteAttribute::Metrics(metrics));
+    Ok(message)
 }

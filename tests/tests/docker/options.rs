@@ -132,3 +132,48 @@ fn what_makes_no_sense_is_refused_by_name() {
         Some(0)
     );
 }
+
+#[test]
+fn neighbours_get_large_packets_and_nobody_else_does() {
+    let lab = Lab::new();
+    let docker = Docker::start(&lab);
+    let options = [
+        "--ipv6",
+        "--subnet",
+        "10.77.0.0/24",
+        "--subnet",
+        "fd77::/64",
+    ];
+    network(&docker, "net", &options);
+    docker.container("sender", &["--network", "net"], &["sleep", "600"]);
+    docker.container("other", &["--network", "net"], &["sleep", "600"]);
+    let pid = docker.pid("sender");
+    let inside = |args: &[&str]| netpath_tests::lab::run(docker.in_network_of(&pid, args));
+    for (family, subnet) in [("-4", "10.77.0.0/24"), ("-6", "fd77::/64")] {
+        eventually("the route says so", || {
+            let routes = inside(&["ip", family, "route", "show", subnet]).stdout;
+            routes.lines().count() == 1 && routes.contains("mtu 65520")
+        });
+    }
+    let v6 = docker.inspect(
+        "{{.NetworkSettings.Networks.net.GlobalIPv6Address}}",
+        "other",
+    );
+    // Of one piece, and answered.
+    for address in [&docker.address("other", "net"), &v6] {
+        inside(&[
+            "ping", "-M", "do", "-s", "60000", "-c", "1", "-W", "3", address,
+        ])
+        .ok();
+    }
+    for address in ["10.77.0.1", OUT4] {
+        let large = [
+            "ping", "-M", "do", "-s", "2000", "-c", "1", "-W", "1", address,
+        ];
+        assert_ne!(inside(&large).code, Some(0), "{address}");
+        let usual = [
+            "ping", "-M", "do", "-s", "1400", "-c", "1", "-W", "3", address,
+        ];
+        inside(&usual).ok();
+    }
+}

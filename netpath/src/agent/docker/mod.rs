@@ -11,6 +11,7 @@
 
 mod endpoint;
 mod network;
+mod widen;
 
 use anyhow::Result;
 

@@ -1,0 +1,142 @@
+//! Large packets between Docker's containers.
+//!
+//! Neighbours of a network exchange packets of up to 64 KB where the route to their subnet says so
+//! (see [`crate::store::NetworkRecord::local_mtu`]). Docker makes the routes of its containers, and
+//! a driver cannot tell it an MTU; so the agent adds that when Docker is done. Nothing depends on
+//! it: a container whose namespace is not found sends packets of the usual size.
+
+use std::fs::File;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use ipnet::IpNet;
+
+use super::super::{Agent, blocking};
+use crate::netlink::{Netlink, netns};
+use crate::store::{EndpointRecord, NetworkRecord, Origin};
+
+/// How long Docker may take to connect a container after it asked how.
+const PATIENCE: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(200);
+
+/// What is to be changed in a namespace.
+struct Routes {
+    mac: [u8; 6],
+    /// Each address with its subnet and the gateway.
+    addresses: Vec<(IpNet, Option<IpAddr>)>,
+    mtu: u32,
+    local_mtu: u32,
+}
+
+impl Agent {
+    /// Raises the MTU between a container and its neighbours as soon as Docker has connected it.
+    /// `docker` is the number of the daemon's process: the file of the namespace is in its
+    /// mount namespace.
+    pub fn docker_widen(self: &Arc<Self>, endpoint: String, docker: u32) {
+        let agent = self.clone();
+        tokio::spawn(async move {
+            let end = Instant::now() + PATIENCE;
+            while Instant::now() < end {
+                tokio::time::sleep(POLL).await;
+                match agent.try_widen(&endpoint, docker) {
+                    Ok(false) => {}
+                    Ok(true) => return,
+                    Err(error) => {
+                        log::info!("endpoint {endpoint} has packets of the usual size: {error:#}");
+                        return;
+                    }
+                }
+            }
+        });
+    }
+
+    /// True when there is nothing more to do.
+    fn try_widen(&self, endpoint: &str, docker: u32) -> Result<bool> {
+        let Some(record) = self.find_docker_endpoint(endpoint)? else {
+            return Ok(true);
+        };
+        let (Some(endpoint), Origin::Docker { sandbox, .. }) = (&record.endpoint, &record.origin)
+        else {
+            return Ok(true);
+        };
+        let network = self.store.network(&record.network)?;
+        if network.local_mtu <= network.mtu {
+            return Ok(true);
+        }
+        let Some(sandbox) = sandbox else {
+            return Ok(true);
+        };
+        // With Docker before 28 the file is yet to come.
+        let root = PathBuf::from(format!("/proc/{docker}/root"));
+        let path = root.join(sandbox.trim_start_matches('/'));
+        let Ok(Some(netns)) = netns::open(&path) else {
+            return Ok(false);
+        };
+        if netns::is_own(&netns).context("cannot look at a namespace")? {
+            return Ok(true);
+        }
+        Routes::new(&network, endpoint).set(&netns)
+    }
+}
+
+impl Routes {
+    fn new(network: &NetworkRecord, endpoint: &EndpointRecord) -> Self {
+        let addresses = endpoint.addresses().filter_map(|address| {
+            let subnet = network.subnet(address.is_ipv4())?;
+            let address = IpNet::new(address, subnet.prefix.prefix_len()).ok()?;
+            Some((address, subnet.gateway))
+        });
+        Self {
+            mac: endpoint.mac,
+            addresses: addresses.collect(),
+            mtu: network.mtu,
+            local_mtu: network.local_mtu,
+        }
+    }
+
+    /// False if the interface is not set up yet.
+    fn set(&self, netns: &File) -> Result<bool> {
+        blocking(|| {
+            netns::inside(netns::borrow(netns), || {
+                tokio::runtime::Builder::new_current_thread()
+                    .enable_io()
+                    .build()
+                    .context("cannot start a runtime")?
+                    .block_on(self.set_here())
+            })
+        })
+    }
+
+    async fn set_here(&self) -> Result<bool> {
+        let netlink = Netlink::connect()?;
+        let links = netlink.links().await?;
+        let own = |link: &&crate::netlink::Link| link.mac == Some(self.mac) && link.is_up;
+        let Some(link) = links.iter().find(own) else {
+            return Ok(false);
+        };
+        let present = netlink.addresses().await?;
+        let is_there = |address: &IpNet| {
+            (present.iter()).any(|p| p.index == link.index && p.ip == address.addr())
+        };
+        if !self.addresses.iter().all(|(address, _)| is_there(address)) {
+            return Ok(false);
+        }
+        for (address, gateway) in &self.addresses {
+            let (subnet, source) = (address.trunc(), address.addr());
+            // First: the gateway is no neighbour.
+            if let Some(gateway) = gateway {
+                let gateway = IpNet::from(*gateway);
+                netlink
+                    .replace_link_route(link.index, gateway, source, self.mtu)
+                    .await?;
+            }
+            netlink
+                .replace_link_route(link.index, subnet, source, self.local_mtu)
+                .await?;
+        }
+        Ok(true)
+    }
+}
