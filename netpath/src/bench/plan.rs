@@ -219,17 +219,14 @@ pub fn cases(extent: Extent, cores: usize) -> Vec<Case> {
             &[Connections],
         );
     }
-    if extent == Extent::Full {
-        add(Cores::One, Overlay, &tcp);
-    }
+    add(Cores::One, Overlay, &tcp);
     if cores > 1 {
-        for path in [Containers, Outside] {
+        for path in [Containers, Outside, Overlay] {
             add(Cores::Two, path, &[Datagrams]);
         }
         if extent == Extent::Full {
             add(Cores::Two, Containers, &[WakingDatagrams]);
             add(Cores::Two, Published, &[Datagrams]);
-            add(Cores::Two, Overlay, &[Datagrams]);
             for path in [Containers, Outside, Published] {
                 add(Cores::Two, path, &[RoundTrips]);
             }

@@ -6,6 +6,7 @@ use super::rounds::Rounds;
 use super::statistics::Estimate;
 use super::topology::dockerd;
 use super::topology::ours::{HOST_PROCESS, NETPATH};
+use super::topology::vxlan::{UNDERLAY, VXLAN};
 
 /// What is compared.
 #[derive(Clone, Copy, Debug)]
@@ -51,7 +52,7 @@ const fn latency(what: &'static str, of: fn(&Latencies) -> f64, must: f64, aim: 
     }
 }
 
-static TARGETS: [Target; 23] = [
+static TARGETS: [Target; 28] = [
     ratio(
         "container to container, round trips, vs docker0+iptables",
         "one-core/tcp-rr/container-container",
@@ -186,6 +187,41 @@ static TARGETS: [Target; 23] = [
         IPTABLES,
         3.0,
         7.0,
+    ),
+    ratio(
+        "overlay, round trips, vs the kernel's VXLAN and bridge",
+        "one-core/tcp-rr/overlay",
+        VXLAN,
+        1.35,
+        1.6,
+    ),
+    ratio(
+        "overlay, connections, vs the kernel's VXLAN and bridge",
+        "one-core/tcp-crr/overlay",
+        VXLAN,
+        1.35,
+        1.6,
+    ),
+    ratio(
+        "overlay, stream, vs the kernel's VXLAN and bridge",
+        "one-core/tcp-stream-128k/overlay",
+        VXLAN,
+        1.5,
+        2.0,
+    ),
+    ratio(
+        "overlay, UDP packets across cores, vs the kernel's VXLAN and bridge",
+        "cross-core/udp-pps/overlay",
+        VXLAN,
+        1.8,
+        2.3,
+    ),
+    ratio(
+        "overlay, round trips, vs the bare underlay",
+        "one-core/tcp-rr/overlay",
+        UNDERLAY,
+        0.77,
+        0.91,
     ),
     latency("attach a container, p50", |all| all.attach.p50, 10.0, 1.5),
     latency("attach a container, p99", |all| all.attach.p99, 25.0, 5.0),

@@ -42,7 +42,14 @@ impl World {
             variants: Vec::new(),
             left_out: Vec::new(),
         };
-        world.add(ours::netpath(site)?);
+        let [mut own, process] = ours::netpath(site)?;
+        if needs(Path::Overlay) {
+            let (ends, services) = ours::overlay(site)?;
+            own.paths.insert(Path::Overlay, ends);
+            own.services.extend(services);
+            world.add([vxlan::vxlan(site)?, vxlan::underlay(site)?]);
+        }
+        world.add([own, process]);
         world.add([plain::veth(site, "veth")?]);
         if full && needs(Path::Containers) {
             world.add([plain::loopback(site)?]);
@@ -59,9 +66,6 @@ impl World {
         if full && one_host {
             let nft = world.docker(site, Backend::Nftables, Backend::Nftables.name())?;
             world.add(nft);
-        }
-        if full && needs(Path::Overlay) {
-            world.add([vxlan::vxlan(site)?]);
         }
         for ports in SCALES {
             if needs(Path::Scaling(ports, Which::Last)) || needs(Path::Scaling(ports, Which::First))

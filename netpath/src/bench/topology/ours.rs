@@ -13,10 +13,11 @@ use super::super::namespace::{Namespace, Service};
 use super::super::site::Site;
 use super::docker::{ends_of, range};
 use super::host::{HOST, Host, OUTSIDE, UPLINK};
+use super::vxlan::wire;
 use super::{Ends, PUBLISHED, Path, SERVICE, Variant};
 use crate::agent::settings::SOCKET;
 use crate::api::client::Client;
-use crate::api::types::{Attach, Connect, Container};
+use crate::api::types::{AddTunnel, Attach, Connect, Container, CreateNetwork, Network, Tunnel};
 
 /// Name of the variant that everything is compared with.
 pub const NETPATH: &str = "netpath";
@@ -42,6 +43,11 @@ impl Agent {
     /// The agent does not get ready; with its last words.
     pub fn start(site: &Site, name: &str) -> Result<Self> {
         let Host { host, outside } = Host::new(site, name)?;
+        Self::start_on(site, name, host, outside)
+    }
+
+    /// Starts an agent on a host that is there.
+    fn start_on(site: &Site, name: &str, host: Namespace, outside: Namespace) -> Result<Self> {
         let folder = site.folder(name)?;
         let binary = std::env::current_exe().context("cannot tell where this program is")?;
         let mut command = host.command(binary);
@@ -76,9 +82,20 @@ impl Agent {
     /// # Errors
     /// The agent's sentence.
     pub fn attach(&self, name: &str, netns: PathBuf, publish: Vec<String>) -> Result<Container> {
+        self.attach_to(None, name, netns, publish)
+    }
+
+    fn attach_to(
+        &self,
+        network: Option<&str>,
+        name: &str,
+        netns: PathBuf,
+        publish: Vec<String>,
+    ) -> Result<Container> {
         let request = Attach {
             connect: Connect {
                 name: Some(name.to_owned()),
+                network: network.map(str::to_owned),
                 publish,
                 ..Connect::default()
             },
@@ -98,15 +115,8 @@ impl Agent {
     ) -> Result<(Namespace, Ipv4Addr, u32)> {
         let namespace = site.namespace(&format!("{file}.{name}"))?;
         let container = self.attach(name, namespace.path().to_owned(), publish)?;
-        let address = container.addresses.iter().find_map(|text| {
-            let text = text.split('/').next()?;
-            match text.parse() {
-                Ok(IpAddr::V4(v4)) => Some(v4),
-                _ => None,
-            }
-        });
-        let address = address.with_context(|| format!("{name} got no IPv4 address"))?;
-        let network: crate::api::types::Network = self
+        let address = first_address(&container)?;
+        let network: Network = self
             .client
             .get(&format!("/v1/networks/{}", container.network))?;
         Ok((namespace, address, network.mtu))
@@ -148,6 +158,55 @@ pub fn netpath(site: &Site) -> Result<[Variant; 2]> {
     let ends = Ends::direct(&outside, &host, HOST);
     process.paths.insert(Path::Published, ends);
     Ok([variant, process])
+}
+
+/// Two hosts with a container each on one network: the ends, and the agents.
+pub fn overlay(site: &Site) -> Result<(Ends, Vec<Service>)> {
+    let hosts = wire(site, "overlay")?;
+    let (mut ends, mut services) = (Vec::new(), Vec::new());
+    for (i, host) in hosts.iter().enumerate() {
+        let (near, far) = (i + 1, 2 - i);
+        let mut agent =
+            Agent::start_on(site, &format!("overlay{near}"), host.clone(), host.clone())?;
+        let network = CreateNetwork {
+            name: "wide".into(),
+            driver: Some("overlay".into()),
+            subnets: vec![format!("10.201.{near}.0/24")],
+            options: [("vni".to_owned(), "42".to_owned())].into(),
+            ..CreateNetwork::default()
+        };
+        let _: Network = agent.client.post("/v1/networks", &network)?;
+        let tunnel = AddTunnel {
+            network: network.name.clone(),
+            remote: Ipv4Addr::new(192, 0, 2, far as u8).into(),
+            destination: format!("10.201.{far}.0/24"),
+            mac: None,
+            vni: None,
+            port: None,
+        };
+        let _: Tunnel = agent.client.post("/v1/tunnels", &tunnel)?;
+        let namespace = site.namespace(&format!("overlay{near}.c"))?;
+        let netns = namespace.path().to_owned();
+        let container = agent.attach_to(Some("wide"), "c1", netns, Vec::new())?;
+        ends.push((namespace, first_address(&container)?));
+        services.extend(agent.service.take());
+    }
+    match &ends[..] {
+        [(client, _), (server, address)] => Ok((Ends::direct(client, server, *address), services)),
+        _ => bail!("an overlay has two ends"),
+    }
+}
+
+/// The IPv4 address of a container.
+fn first_address(container: &Container) -> Result<Ipv4Addr> {
+    let address = container.addresses.iter().find_map(|text| {
+        let text = text.split('/').next()?;
+        match text.parse() {
+            Ok(IpAddr::V4(v4)) => Some(v4),
+            _ => None,
+        }
+    });
+    address.with_context(|| format!("{} got no IPv4 address", container.name))
 }
 
 /// A host with one container and many published TCP ports.
