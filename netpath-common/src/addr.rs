@@ -244,6 +244,14 @@ impl Mac {
         Self { octets }
     }
 
+    /// An address from three words in memory order.
+    #[inline(always)]
+    pub const fn from_words(words: [u16; 3]) -> Self {
+        // SAFETY: integers of the same total size; no bit pattern is invalid.
+        let octets = unsafe { core::mem::transmute::<[u16; 3], [u8; 6]>(words) };
+        Self { octets }
+    }
+
     /// The address as three words in memory order.
     #[inline(always)]
     pub const fn words(&self) -> [u16; 3] {

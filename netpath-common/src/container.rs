@@ -5,8 +5,9 @@ use crate::direct;
 use crate::endpoint::{EndpointKey, Veth};
 use crate::env::{Env, Scratch, Table, Verdict};
 use crate::flow::FlowKind;
+use crate::overlay::{self, Hop};
 use crate::packet::Packet;
-use crate::policy::{ICC_OFF, INTERNAL};
+use crate::policy::{ICC_OFF, INTERNAL, OVERLAY};
 use crate::publish;
 use crate::reason::DropReason;
 use crate::snat::{self, Opening};
@@ -32,16 +33,32 @@ pub fn within_network<E: Env>(
         return Err(DropReason::Multicast);
     }
     // The gateway may have published ports.
-    if veth.is_gateway(dst) || !veth.on_link(dst) {
+    if veth.is_gateway(dst) {
         return Ok(None);
     }
-    if veth.flags & ICC_OFF != 0 {
-        return Err(DropReason::IccOff);
+    let on_link = veth.on_link(dst);
+    if on_link {
+        if veth.flags & ICC_OFF != 0 {
+            return Err(DropReason::IccOff);
+        }
+        let key = EndpointKey::new(veth.network, *dst);
+        if let Some(ifindex) = env.endpoints().with(&key, |endpoint| endpoint.ifindex) {
+            return Ok(Some(Verdict::Deliver { ifindex }));
+        }
     }
-    let key = EndpointKey::new(veth.network, *dst);
-    match env.endpoints().with(&key, |endpoint| endpoint.ifindex) {
-        Some(ifindex) => Ok(Some(Verdict::Deliver { ifindex })),
-        None => Err(DropReason::NoSuchNeighbour),
+    // The network may have subnets on other hosts that are not on the container's link.
+    if veth.flags & OVERLAY != 0 {
+        match overlay::leave(env, packet, veth) {
+            Hop::Sent => return Ok(Some(Verdict::Sent)),
+            Hop::Host => return Ok(Some(Verdict::Host)),
+            Hop::Drop(reason) => return Err(reason),
+            Hop::Nowhere => {}
+        }
+    }
+    if on_link {
+        Err(DropReason::NoSuchNeighbour)
+    } else {
+        Ok(None)
     }
 }
 

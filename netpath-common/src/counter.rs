@@ -16,11 +16,19 @@ pub enum Hook {
     Gateway = 2,
     /// XDP of an uplink.
     Xdp = 3,
+    /// tcx ingress of a VXLAN device.
+    Overlay = 4,
 }
 
 impl Hook {
     /// All hooks, in the order of their counters.
-    pub const ALL: [Self; 4] = [Self::Container, Self::Uplink, Self::Gateway, Self::Xdp];
+    pub const ALL: [Self; 5] = [
+        Self::Container,
+        Self::Uplink,
+        Self::Gateway,
+        Self::Xdp,
+        Self::Overlay,
+    ];
 }
 
 /// Key of map `drops`.
@@ -68,6 +76,8 @@ pub struct HookCounters {
     pub to_uplink: Count,
     /// Left to the host's stack.
     pub to_host: Count,
+    /// Sent to another host.
+    pub to_tunnel: Count,
     /// ARP and neighbour solicitations answered in place.
     pub answered: Count,
     /// Dropped; the reasons are in map `drops`.

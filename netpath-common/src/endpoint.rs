@@ -73,8 +73,8 @@ pub struct Veth {
     pub mac: Mac,
     /// MAC address of the gateway.
     pub gateway_mac: Mac,
-    /// [`INTERNAL`](crate::policy::INTERNAL) and [`ICC_OFF`](crate::policy::ICC_OFF): here, where
-    /// they cost no look-up.
+    /// [`INTERNAL`](crate::policy::INTERNAL), [`ICC_OFF`](crate::policy::ICC_OFF) and
+    /// [`OVERLAY`](crate::policy::OVERLAY): here, where they cost no look-up.
     pub flags: u8,
     /// Always 0.
     pub reserved: [u8; 7],

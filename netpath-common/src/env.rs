@@ -3,7 +3,7 @@
 
 use crate::addr::Addr;
 use crate::config::Config;
-use crate::endpoint::{Endpoint, EndpointKey};
+use crate::endpoint::{Endpoint, EndpointKey, Veth};
 use crate::flow::Flow;
 use crate::fragment::{FragmentKey, FragmentPorts};
 use crate::icmp::Quoted;
@@ -14,6 +14,7 @@ use crate::policy::{OpenPort, Policy, Trusted};
 use crate::port::{PortKey, PortTarget};
 use crate::reason::DropReason;
 use crate::snat::Opening;
+use crate::tunnel::Tunnel;
 use crate::tuple::Tuple;
 
 /// A map.
@@ -160,6 +161,20 @@ pub trait Env {
     /// # Errors
     /// As [`Self::send`].
     fn send_error(&self, packet: &Packet, quoted: &Quoted, flow: &Flow) -> Result<(), DropReason>;
+    /// Calls `f` with the tunnel to the host that has an address of a network: by map `remotes`,
+    /// or else by the longest prefix in map `tunnels`.
+    fn with_tunnel<R>(&self, network: u16, addr: &Addr, f: impl FnOnce(&Tunnel) -> R) -> Option<R>;
+    /// Sends the packet at hand through a tunnel, for a container or (without one) for the host
+    /// itself. A container's that is too big is answered by an ICMP error instead.
+    ///
+    /// # Errors
+    /// [`DropReason::RewriteFailed`] or [`DropReason::TooBig`].
+    fn send_by_tunnel(
+        &self,
+        packet: &Packet,
+        tunnel: &Tunnel,
+        sender: Option<&Veth>,
+    ) -> Result<(), DropReason>;
     /// Calls `f` with what the ICMP error at hand quotes, read by [`crate::icmp::read`].
     ///
     /// # Errors

@@ -5,10 +5,11 @@
 //! tables, a clock, randomness and routes.
 //!
 //! * records (what is in the maps): [`addr`], [`tuple`], [`flow`], [`endpoint`],
-//!   [`network`], [`port`], [`counter`], [`config`], [`reason`]; those of sockets are in [`socket`]
+//!   [`network`], [`port`], [`counter`], [`config`], [`reason`]; those of sockets are in [`socket`],
+//!   those of tunnels to other hosts in [`tunnel`]
 //! * logic: [`tcp`], [`sctp`], [`checksum`], [`snat`] and [`search`], [`publish`], [`track`],
 //!   [`restore`], [`icmp`], [`fragment`], and one module a hook:
-//!   [`container`], [`uplink`], [`gateway`], [`socket`], [`deny`] (XDP), and [`idle`] for the
+//!   [`container`], [`uplink`], [`gateway`], [`overlay`], [`socket`], [`deny`] (XDP), and [`idle`] for the
 //!   removal of flows that fell silent
 //! * what is told to those who watch: [`event`]
 //!
@@ -34,6 +35,7 @@ pub mod icmp;
 pub mod idle;
 pub mod link;
 pub mod network;
+pub mod overlay;
 pub mod packet;
 pub mod policy;
 pub mod port;
@@ -46,6 +48,7 @@ pub mod snat;
 pub mod socket;
 pub mod tcp;
 pub mod track;
+pub mod tunnel;
 pub mod tuple;
 pub mod uplink;
 

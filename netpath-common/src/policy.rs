@@ -34,6 +34,9 @@ pub const ICC_OFF: u8 = 2;
 /// Bit of [`Policy::flags`]: containers leave by their own address, whatever the mode.
 pub const MASQUERADE_OFF: u8 = 4;
 
+/// Bit of [`crate::endpoint::Veth::flags`]: other hosts may have addresses of the network.
+pub const OVERLAY: u8 = 8;
+
 /// Value of map `policies`, keyed by the network's id. A network without one has all at its
 /// default.
 #[repr(C)]

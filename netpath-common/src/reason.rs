@@ -62,11 +62,17 @@ pub enum DropReason {
     PortFixed = 35,
     /// From outside, with a source address that nobody outside can have.
     MartianSource = 36,
+    /// Through a tunnel, with a number (VNI) of no network.
+    UnknownVni = 50,
+    /// Through a tunnel, from a host that takes no part in the network.
+    UnknownVtep = 51,
+    /// Through a tunnel, with a source address that is not behind the host that sent it.
+    SpoofedTunnel = 52,
 }
 
 impl DropReason {
     /// All reasons, for listings.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 31] = [
         Self::Malformed,
         Self::UnknownEtherType,
         Self::SpoofedSource,
@@ -95,6 +101,9 @@ impl DropReason {
         Self::MissingStage,
         Self::PortFixed,
         Self::MartianSource,
+        Self::UnknownVni,
+        Self::UnknownVtep,
+        Self::SpoofedTunnel,
     ];
 
     /// What it means, for people.
@@ -127,6 +136,9 @@ impl DropReason {
             Self::DeniedSource => "the source is denied, see `netpath deny ls`",
             Self::MissingStage => "a program goes on in one that is not there",
             Self::MartianSource => "a source address that nobody outside can have",
+            Self::UnknownVni => "a tunnel's number (VNI) of no network",
+            Self::UnknownVtep => "through a tunnel from a host that is not in the network",
+            Self::SpoofedTunnel => "a source address that is not behind the host that sent it",
             Self::PortFixed => "SCTP keeps its ports, and this one is taken or leads to another",
         }
     }

@@ -14,6 +14,7 @@ use crate::policy::{OpenPort, Policy, Trusted};
 use crate::port::{PortKey, PortTarget};
 use crate::search::Searches;
 use crate::socket::{Dialled, SocketPeer};
+use crate::tunnel::{Prefix, Tunnel, Vni, Vtep, VtepCounts, VtepKey};
 use crate::tuple::Tuple;
 
 macro_rules! pod {
@@ -45,6 +46,7 @@ pod!(
     Network,
     OpenPort,
     Policy,
+    Prefix,
     PortKey,
     PortTarget,
     Receiver,
@@ -53,7 +55,12 @@ pod!(
     Slot,
     SocketPeer,
     Trusted,
+    Tunnel,
     Tuple,
     Uplink,
     Veth,
+    Vni,
+    Vtep,
+    VtepCounts,
+    VtepKey,
 );

@@ -17,7 +17,7 @@ use netpath_common::icmp::Quoted;
 use netpath_common::packet::{Fragment, Frame as _, L3, Packet};
 use netpath_common::reason::DropReason;
 use netpath_common::tuple::OUTSIDE;
-use netpath_common::{container, fragment, gateway, uplink};
+use netpath_common::{container, fragment, gateway, overlay, uplink};
 use network_types::eth::{EthHdr, EtherType};
 use network_types::ip::{IpProto, Ipv4Hdr, Ipv6Hdr};
 use network_types::tcp::TcpHdr;
@@ -45,7 +45,7 @@ const PACKET_HOST: u32 = 0;
 /// Ethertypes in memory order.
 pub const ETH_IPV4: u16 = EtherType::Ipv4 as u16;
 pub const ETH_IPV6: u16 = EtherType::Ipv6 as u16;
-const ETH_ARP: u16 = EtherType::Arp as u16;
+pub const ETH_ARP: u16 = EtherType::Arp as u16;
 
 /// Headers without options: what must lie in one piece for the usual packet.
 const HEADERS_V4: u32 = (L3 + Ipv4Hdr::LEN + TcpHdr::LEN) as u32;
@@ -63,7 +63,7 @@ pub fn parse(packet: &mut Packet, linear: &Linear, ether_type: u16) -> Result<()
 
 /// The type of the frame, memory order, and its headers in one piece.
 #[inline(always)]
-fn open(kernel: &Kernel<'_>) -> Result<(u16, Linear), DropReason> {
+pub fn open(kernel: &Kernel<'_>) -> Result<(u16, Linear), DropReason> {
     let linear = Linear::of(kernel.ctx, HEADERS_V4);
     let ether_type: u16 = linear.load(offset_of!(EthHdr, ether_type))?;
     // The tag would stay on a packet that we redirect: a container could choose the VLAN in
@@ -170,7 +170,13 @@ pub fn gateway(kernel: &Kernel<'_>) -> Result<Outcome, DropReason> {
     }
     let packet = kernel.packet(network)?;
     parse(packet, &linear, ether_type)?;
-    let endpoint = gateway::deliver(kernel, packet)?;
+    let endpoint = match gateway::deliver(kernel, packet) {
+        // Another host may have it.
+        Err(DropReason::NoSuchNeighbour) => {
+            return overlay::leave_host(kernel, packet).map(|()| Outcome::Sent);
+        }
+        found => found?,
+    };
     rewrite::macs(kernel.ctx, &endpoint.mac, &endpoint.gateway_mac)?;
     // Not redirect_peer, which works from ingress only.
     // SAFETY: a helper with plain arguments.
@@ -211,7 +217,7 @@ fn forwarded(
 
 /// Delivers a packet unchanged into the container behind a host-side veth.
 #[inline(always)]
-fn deliver(kernel: &Kernel<'_>, ifindex: u32) -> Result<Outcome, DropReason> {
+pub fn deliver(kernel: &Kernel<'_>, ifindex: u32) -> Result<Outcome, DropReason> {
     claim(kernel);
     // SAFETY: a helper with plain arguments.
     redirected(
@@ -297,13 +303,13 @@ fn redirect_neigh(ifindex: u32, next_hop: &Addr) -> i64 {
 
 /// The outcome of an attempt to answer.
 #[inline(always)]
-fn answered(failure: Option<DropReason>) -> Result<Outcome, DropReason> {
+pub fn answered(failure: Option<DropReason>) -> Result<Outcome, DropReason> {
     failure.map_or(Ok(Outcome::Answered), Err)
 }
 
 /// The outcome, if the redirecting helper agreed.
 #[inline(always)]
-fn redirected(result: i64, outcome: Outcome) -> Result<Outcome, DropReason> {
+pub fn redirected(result: i64, outcome: Outcome) -> Result<Outcome, DropReason> {
     if result == i64::from(TC_ACT_REDIRECT) {
         Ok(outcome)
     } else {

@@ -11,7 +11,7 @@ use aya_ebpf::programs::TcContext;
 use netpath_common::addr::Addr;
 use netpath_common::config::{Config, FALLBACK};
 use netpath_common::counter::{Hook, HookCounters};
-use netpath_common::endpoint::{Endpoint, EndpointKey};
+use netpath_common::endpoint::{Endpoint, EndpointKey, Veth};
 use netpath_common::env::{Env, InsertError, Repeat, Route, Scratch, Table};
 use netpath_common::event::{EventKind, wanted};
 use netpath_common::flow::Flow;
@@ -23,10 +23,11 @@ use netpath_common::packet::{Packet, Transport};
 use netpath_common::policy::{OpenPort, Policy, Trusted};
 use netpath_common::port::{PortKey, PortTarget};
 use netpath_common::reason::DropReason;
+use netpath_common::tunnel::{Prefix, Tunnel};
 use netpath_common::tuple::{Proto, Tuple};
 
 use crate::frame::{HEADERS_QUOTED, Linear};
-use crate::{action, event, host_socket, maps, route};
+use crate::{action, event, host_socket, maps, overlay, route};
 
 /// One packet at one hook.
 #[derive(Clone, Copy)]
@@ -70,6 +71,13 @@ impl<'a> Kernel<'a> {
     pub fn packet_type(&self) -> u32 {
         // SAFETY: as above.
         unsafe { (*self.ctx.skb.skb).pkt_type }
+    }
+
+    /// Bytes of payload in each segment of an aggregate; 0 if it is none.
+    #[inline(always)]
+    pub fn gso_size(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.ctx.skb.skb).gso_size }
     }
 
     /// Room for what is learnt of the packet, off the stack.
@@ -283,6 +291,29 @@ impl Env for Kernel<'_> {
     #[inline(always)]
     fn send_error(&self, packet: &Packet, quoted: &Quoted, flow: &Flow) -> Result<(), DropReason> {
         action::send_error(self, packet, quoted, flow)
+    }
+
+    #[inline(always)]
+    fn with_tunnel<R>(&self, network: u16, addr: &Addr, f: impl FnOnce(&Tunnel) -> R) -> Option<R> {
+        let tunnel = match maps::REMOTES.get_ptr(EndpointKey::new(network, *addr)) {
+            Some(tunnel) => tunnel,
+            None => {
+                let key = Key::new(Prefix::BITS, Prefix::new(network, *addr));
+                core::ptr::from_ref(maps::TUNNELS.get(&key)?)
+            }
+        };
+        // SAFETY: map values stay allocated while the program runs.
+        Some(f(unsafe { &*tunnel }))
+    }
+
+    #[inline(always)]
+    fn send_by_tunnel(
+        &self,
+        packet: &Packet,
+        tunnel: &Tunnel,
+        sender: Option<&Veth>,
+    ) -> Result<(), DropReason> {
+        overlay::send(self, packet, tunnel, sender)
     }
 
     #[inline(always)]

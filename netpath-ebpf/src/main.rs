@@ -6,6 +6,7 @@
 //! * `np_container`, which goes on in `np_beyond`: tcx ingress of a container's host-side veth
 //! * `np_uplink`: tcx ingress of an uplink
 //! * `np_gateway`: tcx egress of a network's gateway device
+//! * `np_overlay`: tcx ingress of a VXLAN device
 //! * `np_connect4` and its like: cgroup hooks of the host's own sockets
 //! * `np_xdp`: XDP of an uplink
 //! * `np_sweep`: attached nowhere; the agent runs it to remove idle flows
@@ -22,10 +23,12 @@ mod kernel;
 mod link;
 mod maps;
 mod neighbour;
+mod overlay;
 mod rewrite;
 mod route;
 mod socket;
 mod sweep;
+mod too_big;
 mod xdp;
 
 use aya_ebpf::macros::{cgroup_sock_addr, classifier, xdp};
@@ -62,6 +65,13 @@ pub fn np_uplink(ctx: TcContext) -> i32 {
 pub fn np_gateway(ctx: TcContext) -> i32 {
     let kernel = Kernel::new(&ctx, Hook::Gateway);
     action::finish(&kernel, action::gateway(&kernel))
+}
+
+/// Everything that other hosts send through tunnels comes by here.
+#[classifier]
+pub fn np_overlay(ctx: TcContext) -> i32 {
+    let kernel = Kernel::new(&ctx, Hook::Overlay);
+    action::finish(&kernel, overlay::run(&kernel))
 }
 
 /// Everything from outside comes by here first, before it is a packet of the stack's. Frames

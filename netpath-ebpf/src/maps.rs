@@ -25,6 +25,9 @@ use netpath_common::policy::{OpenPort, Policy, Trusted};
 use netpath_common::port::{PortKey, PortTarget};
 use netpath_common::search::Searches;
 use netpath_common::socket::{Dialled, SocketPeer};
+use netpath_common::tunnel::{
+    MAX_REMOTES, MAX_TUNNELS, MAX_VTEPS, Prefix, Tunnel, Vni, Vtep, VtepCounts, VtepKey,
+};
 use netpath_common::tuple::Tuple;
 
 use crate::host_socket::SockKey;
@@ -83,6 +86,27 @@ pub static OPEN_PORTS: HashMap<OpenPort, u32, 131_072, NO_PREALLOC> = HashMap::n
 #[btf_map(name = "trusted")]
 pub static TRUSTED: HashMap<Trusted, u32, 4096, NO_PREALLOC> = HashMap::new();
 
+/// On which other host an address of a network is.
+#[btf_map(name = "remotes")]
+pub static REMOTES: HashMap<EndpointKey, Tunnel, { MAX_REMOTES as usize }, NO_PREALLOC> =
+    HashMap::new();
+
+/// On which other host a subnet of a network is.
+#[btf_map(name = "tunnels")]
+pub static TUNNELS: LpmTrie<Prefix, Tunnel, { MAX_TUNNELS as usize }> = LpmTrie::new();
+
+/// The other hosts that take part in networks.
+#[btf_map(name = "vteps")]
+pub static VTEPS: HashMap<VtepKey, Vtep, { MAX_VTEPS as usize }, NO_PREALLOC> = HashMap::new();
+
+/// The network of each number that a VXLAN device knows.
+#[btf_map(name = "vnis")]
+pub static VNIS: HashMap<Vni, u32, 4096, NO_PREALLOC> = HashMap::new();
+
+/// What went to and came from each other host, by its place.
+#[btf_map(name = "vtep_counts")]
+pub static VTEP_COUNTS: PerCpuArray<VtepCounts, { MAX_VTEPS as usize }> = PerCpuArray::new();
+
 /// Uplinks, by ifindex.
 #[btf_map(name = "uplinks")]
 pub static UPLINKS: HashMap<u32, Uplink, 64, NO_PREALLOC> = HashMap::new();
@@ -128,7 +152,7 @@ pub static SOCK_KEY: PerCpuArray<SockKey, 1> = PerCpuArray::new();
 
 /// Counters, one record a hook.
 #[btf_map(name = "counters")]
-pub static COUNTERS: PerCpuArray<HookCounters, 4> = PerCpuArray::new();
+pub static COUNTERS: PerCpuArray<HookCounters, 5> = PerCpuArray::new();
 
 /// How long the searches for source ports were.
 #[btf_map(name = "snat_retries")]

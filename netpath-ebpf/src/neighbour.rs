@@ -9,12 +9,17 @@ use netpath_common::addr::{Addr, Mac};
 use netpath_common::checksum::{fold, sum_addr};
 use netpath_common::endpoint::{EndpointKey, Veth};
 use netpath_common::env::{Env as _, Table as _};
+use netpath_common::overlay;
 use netpath_common::packet::{Fragment, Frame as _, L3, Packet};
+use netpath_common::policy::OVERLAY;
 use netpath_common::reason::DropReason;
+use netpath_common::tunnel::{Tunnel, Vtep, VtepKey};
+use network_types::eth::EthHdr;
 use network_types::ip::Ipv6Hdr;
 
 use crate::frame::Linear;
 use crate::kernel::Kernel;
+use crate::overlay::put_into;
 use crate::rewrite;
 
 /// Length of an ARP packet for IPv4 over Ethernet, in words of 2 bytes.
@@ -54,27 +59,105 @@ const IPV6_ADDRS: usize = offset_of!(Ipv6Hdr, src_addr);
 /// Neighbour discovery is valid with this hop limit only: nobody off the link can forge it.
 const DISCOVERY_HOPS: u8 = 255;
 
-/// Who has `addr`, and whether that is the gateway.
-#[inline(always)]
-fn resolve(kernel: &Kernel<'_>, veth: &Veth, addr: &Addr) -> Option<(Mac, bool)> {
-    // Nobody answers for an address to its owner (duplicate address detection).
-    if veth.owns(addr) {
-        return None;
+/// Somebody who asks for a neighbour.
+trait Asker {
+    /// Why a question that is not the asker's own is dropped.
+    const SPOOFED: DropReason;
+    /// Whether it may ask from this address.
+    fn may_ask(&self, addr: &Addr) -> bool;
+    /// Whether it may ask with this MAC address, given in words.
+    fn has_mac(&self, mac: [u16; 3]) -> bool;
+    /// Who has `addr`, and whether that is the gateway.
+    fn resolve(&self, addr: &Addr) -> Option<(Mac, bool)>;
+    /// Sends the frame back where it came from.
+    fn back(&self, to: &Mac, from: &Mac) -> Result<(), DropReason>;
+}
+
+/// A container of this host.
+struct Container<'a> {
+    kernel: &'a Kernel<'a>,
+    veth: &'a Veth,
+}
+
+impl Asker for Container<'_> {
+    const SPOOFED: DropReason = DropReason::SpoofedSource;
+
+    #[inline(always)]
+    fn may_ask(&self, addr: &Addr) -> bool {
+        self.veth.owns(addr)
     }
-    if veth.is_gateway(addr) {
-        return Some((veth.gateway_mac, true));
+
+    #[inline(always)]
+    fn has_mac(&self, mac: [u16; 3]) -> bool {
+        self.veth.mac.is(mac)
     }
-    kernel
-        .endpoints()
-        .with(&EndpointKey::new(veth.network, *addr), |endpoint| {
-            endpoint.mac
-        })
-        .map(|mac| (mac, false))
+
+    #[inline(always)]
+    fn resolve(&self, addr: &Addr) -> Option<(Mac, bool)> {
+        let veth = self.veth;
+        // Nobody answers for an address to its owner (duplicate address detection).
+        if veth.owns(addr) {
+            return None;
+        }
+        if veth.is_gateway(addr) {
+            return Some((veth.gateway_mac, true));
+        }
+        let key = EndpointKey::new(veth.network, *addr);
+        let endpoints = self.kernel.endpoints();
+        match endpoints.with(&key, |endpoint| endpoint.mac) {
+            Some(mac) => Some((mac, false)),
+            None if veth.flags & OVERLAY != 0 => {
+                let mac = |tunnel: &Tunnel| tunnel.mac;
+                let mac = self.kernel.with_tunnel(veth.network, addr, mac)?;
+                Some((mac, false))
+            }
+            None => None,
+        }
+    }
+
+    #[inline(always)]
+    fn back(&self, to: &Mac, from: &Mac) -> Result<(), DropReason> {
+        back(self.kernel, to, from)
+    }
+}
+
+/// Somebody on another host.
+struct Remote<'a> {
+    kernel: &'a Kernel<'a>,
+    vtep: &'a Vtep,
+    key: &'a VtepKey,
+}
+
+impl Asker for Remote<'_> {
+    const SPOOFED: DropReason = DropReason::SpoofedTunnel;
+
+    #[inline(always)]
+    fn may_ask(&self, addr: &Addr) -> bool {
+        overlay::may_ask(self.kernel, self.vtep, addr)
+    }
+
+    #[inline(always)]
+    fn has_mac(&self, _: [u16; 3]) -> bool {
+        // A bridge asks for its containers.
+        true
+    }
+
+    #[inline(always)]
+    fn resolve(&self, addr: &Addr) -> Option<(Mac, bool)> {
+        overlay::resolve(self.kernel, self.vtep, addr)
+    }
+
+    #[inline(always)]
+    fn back(&self, to: &Mac, from: &Mac) -> Result<(), DropReason> {
+        rewrite::macs(self.kernel.ctx, to, from)?;
+        let VtepKey { addr, vni, ifindex } = self.key;
+        put_into(self.kernel, *vni, addr, *ifindex)
+    }
 }
 
 /// Sends the frame back where it came from.
 #[inline(always)]
-fn back(kernel: &Kernel<'_>, to: &Mac, from: &Mac) -> Result<(), DropReason> {
+pub fn back(kernel: &Kernel<'_>, to: &Mac, from: &Mac) -> Result<(), DropReason> {
     rewrite::macs(kernel.ctx, to, from)?;
     // SAFETY: a helper with plain arguments.
     match unsafe { bpf_redirect(kernel.ifindex(), 0) } as i32 {
@@ -83,14 +166,20 @@ fn back(kernel: &Kernel<'_>, to: &Mac, from: &Mac) -> Result<(), DropReason> {
     }
 }
 
-/// Answers an ARP request; the reason if that could not be.
+/// Answers a container's ARP request; the reason if that could not be.
 #[inline(never)]
 pub fn answer_arp(kernel: &Kernel<'_>, veth: &Veth) -> Option<DropReason> {
-    try_arp(kernel, veth).err()
+    try_arp(kernel, &Container { kernel, veth }).err()
+}
+
+/// Answers an ARP request of another host.
+#[inline(never)]
+pub fn answer_arp_of(kernel: &Kernel<'_>, vtep: &Vtep, key: &VtepKey) -> Option<DropReason> {
+    try_arp(kernel, &Remote { kernel, vtep, key }).err()
 }
 
 #[inline(always)]
-fn try_arp(kernel: &Kernel<'_>, veth: &Veth) -> Result<(), DropReason> {
+fn try_arp<A: Asker>(kernel: &Kernel<'_>, asker: &A) -> Result<(), DropReason> {
     let linear = Linear::of(kernel.ctx, (L3 + 2 * ARP_WORDS) as u32);
     let words: [u16; ARP_WORDS] = linear.load(L3)?;
     let [a, b, c, d, m0, m1, m2, s0, s1, _, _, _, t0, t1] = words;
@@ -98,15 +187,17 @@ fn try_arp(kernel: &Kernel<'_>, veth: &Veth) -> Result<(), DropReason> {
         return Err(DropReason::Multicast);
     }
     // A probe (RFC 5227) asks on behalf of nobody.
-    let own = s0 | s1 == 0 || veth.owns(&v4(s0, s1));
-    if !own || !veth.mac.is([m0, m1, m2]) {
-        return Err(DropReason::SpoofedSource);
+    let own = s0 | s1 == 0 || asker.may_ask(&v4(s0, s1));
+    if !own || !asker.has_mac([m0, m1, m2]) {
+        return Err(A::SPOOFED);
     }
-    let (mac, _) = resolve(kernel, veth, &v4(t0, t1)).ok_or(DropReason::NoSuchNeighbour)?;
+    let (mac, _) = asker
+        .resolve(&v4(t0, t1))
+        .ok_or(DropReason::NoSuchNeighbour)?;
     let [n0, n1, n2] = mac.words();
     let reply = [a, b, c, ARP_REPLY, n0, n1, n2, t0, t1, m0, m1, m2, s0, s1];
     linear.store(L3, reply).ok_or(DropReason::RewriteFailed)?;
-    back(kernel, &veth.mac, &mac)
+    asker.back(&Mac::from_words([m0, m1, m2]), &mac)
 }
 
 /// An IPv4 address from two words in memory order.
@@ -131,9 +222,9 @@ pub fn discovery(linear: &Linear, packet: &Packet) -> Result<Option<u8>, DropRea
         .then_some(kind))
 }
 
-/// Answers a neighbour solicitation; the reason if that could not be. Other discovery
-/// messages end here: containers are no routers, and advertisements nobody asked for are how
-/// neighbours are impersonated.
+/// Answers a container's neighbour solicitation; the reason if that could not be. Other
+/// discovery messages end here: containers are no routers, and advertisements nobody asked for
+/// are how neighbours are impersonated.
 #[inline(never)]
 pub fn handle_discovery(
     kernel: &Kernel<'_>,
@@ -141,13 +232,25 @@ pub fn handle_discovery(
     packet: &Packet,
     kind: u8,
 ) -> Option<DropReason> {
-    try_discovery(kernel, veth, packet, kind).err()
+    try_discovery(kernel, &Container { kernel, veth }, packet, kind).err()
+}
+
+/// As [`handle_discovery`], of another host.
+#[inline(never)]
+pub fn handle_discovery_of(
+    kernel: &Kernel<'_>,
+    vtep: &Vtep,
+    key: &VtepKey,
+    packet: &Packet,
+    kind: u8,
+) -> Option<DropReason> {
+    try_discovery(kernel, &Remote { kernel, vtep, key }, packet, kind).err()
 }
 
 #[inline(always)]
-fn try_discovery(
+fn try_discovery<A: Asker>(
     kernel: &Kernel<'_>,
-    veth: &Veth,
+    asker: &A,
     packet: &Packet,
     kind: u8,
 ) -> Result<(), DropReason> {
@@ -156,15 +259,15 @@ fn try_discovery(
         return Err(if group {
             DropReason::Multicast
         } else {
-            DropReason::SpoofedSource
+            A::SPOOFED
         });
     }
     // Duplicate address detection: our addresses are handed out by the agent, no clash.
     if packet.tuple.src.is_unspecified() {
         return Err(DropReason::NoSuchNeighbour);
     }
-    if !veth.owns(&packet.tuple.src) {
-        return Err(DropReason::SpoofedSource);
+    if !asker.may_ask(&packet.tuple.src) {
+        return Err(A::SPOOFED);
     }
     if packet.ttl != DISCOVERY_HOPS || usize::from(packet.l4) != L3 + Ipv6Hdr::LEN {
         return Err(DropReason::Malformed);
@@ -181,14 +284,16 @@ fn try_discovery(
         return Err(DropReason::RewriteFailed);
     }
     let linear = Linear::of(kernel.ctx, (headers + body) as u32);
+    // A bridge asks for its containers, so the frame's sender is whoever it says.
+    let asked_by: [u16; 3] = linear.load(offset_of!(EthHdr, src_addr))?;
     let mut words: [u32; ADVERTISEMENT] = linear.load(headers)?;
     let [_, code, ..] = words[0].to_ne_bytes();
     if code != 0 {
         return Err(DropReason::Malformed);
     }
     let target = Addr::from_words([words[2], words[3], words[4], words[5]]);
-    let (mac, gateway) = resolve(kernel, veth, &target).ok_or(DropReason::NoSuchNeighbour)?;
-    let asker = &packet.tuple.src;
+    let (mac, gateway) = asker.resolve(&target).ok_or(DropReason::NoSuchNeighbour)?;
+    let src = &packet.tuple.src;
     words[0] = u32::from_ne_bytes([NEIGHBOUR_ADVERTISEMENT, 0, 0, 0]);
     words[1] = u32::from_ne_bytes([
         SOLICITED | OVERRIDE | if gateway { ROUTER } else { 0 },
@@ -203,7 +308,7 @@ fn try_discovery(
     words[SOLICITATION] = option;
     words[SOLICITATION + 1] = rest;
     let pseudo = u64::from((body as u16).to_be()) + u64::from(ICMPV6.to_be());
-    let mut sum = pseudo + sum_addr(&target) + sum_addr(asker);
+    let mut sum = pseudo + sum_addr(&target) + sum_addr(src);
     let mut i = 0;
     while i < ADVERTISEMENT {
         sum += u64::from(words[i]);
@@ -213,8 +318,8 @@ fn try_discovery(
     words[0] = u32::from_ne_bytes([NEIGHBOUR_ADVERTISEMENT, 0, high, low]);
     linear
         .store(headers, words)
-        .and_then(|()| linear.store(L3 + IPV6_ADDRS, [target.quads(), asker.quads()]))
+        .and_then(|()| linear.store(L3 + IPV6_ADDRS, [target.quads(), src.quads()]))
         .and_then(|()| linear.store(L3 + IPV6_PAYLOAD_LEN, (body as u16).to_be()))
         .ok_or(DropReason::RewriteFailed)?;
-    back(kernel, &veth.mac, &mac)
+    asker.back(&Mac::from_words(asked_by), &mac)
 }

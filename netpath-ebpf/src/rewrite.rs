@@ -254,6 +254,28 @@ fn ports(linear: &Linear, packet: &Packet, flow: &Flow) -> Option<()> {
     }
 }
 
+/// Lowers the time to live, which must not be 0.
+#[inline(always)]
+pub fn lower_ttl(ctx: &TcContext, packet: &Packet) -> Result<(), DropReason> {
+    let linear = Linear::of(ctx, 0);
+    let ttl = packet.ttl.wrapping_sub(1);
+    let lowered = if packet.tuple.dst.is_v4() {
+        update(&linear, L3 + field::IPV4_CHECKSUM, TTL_DIFF, &mut 0)
+            .and_then(|()| linear.store(L3 + field::IPV4_TTL, ttl))
+    } else {
+        linear.store(L3 + field::IPV6_HOP_LIMIT, ttl)
+    };
+    lowered.ok_or(DropReason::RewriteFailed)
+}
+
+/// Sets the destination's MAC address.
+#[inline(always)]
+pub fn destination(ctx: &TcContext, mac: &Mac) -> Result<(), DropReason> {
+    Linear::of(ctx, 0)
+        .store(0, mac.words())
+        .ok_or(DropReason::RewriteFailed)
+}
+
 /// Sets both MAC addresses.
 #[inline(always)]
 pub fn macs(ctx: &TcContext, dst: &Mac, src: &Mac) -> Result<(), DropReason> {

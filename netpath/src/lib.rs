@@ -15,6 +15,7 @@ pub mod doctor;
 pub mod ipam;
 pub mod netlink;
 pub mod output;
+pub mod overlay;
 pub mod policy;
 pub mod problem;
 pub mod publish;

@@ -28,6 +28,8 @@ pub const OUT6: &str = "2001:db8:1::2";
 /// The uplink's name.
 pub const UPLINK: &str = "uplink0";
 
+pub mod hosts;
+
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 static SWEEP: Once = Once::new();
 
@@ -59,12 +61,24 @@ impl Lab {
 
     /// Two namespaces and an uplink, no agent.
     pub fn without_agent() -> Self {
+        let lab = Self::of_namespaces(String::new());
+        lab.replug();
+        lab
+    }
+
+    /// A host, and an outside machine unless there is one already; nothing joins them.
+    fn of_namespaces(outside: String) -> Self {
         SWEEP.call_once(remove_leftovers);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("np-test-{}-{number}", std::process::id());
+        let own_outside = outside.is_empty();
         let lab = Self {
             host: format!("{name}-host"),
-            outside: format!("{name}-out"),
+            outside: if own_outside {
+                format!("{name}-out")
+            } else {
+                outside
+            },
             dir: tempfile::Builder::new()
                 .prefix("netpath-test-")
                 .tempdir()
@@ -78,11 +92,11 @@ impl Lab {
             helpers: Vec::new(),
             others: Vec::new(),
         };
-        for namespace in [&lab.host, &lab.outside] {
+        let made = [Some(&lab.host), own_outside.then_some(&lab.outside)];
+        for namespace in made.into_iter().flatten() {
             ip(&["netns", "add", namespace]);
             ip(&["-n", namespace, "link", "set", "lo", "up"]);
         }
-        lab.replug();
         lab
     }
 

@@ -50,6 +50,9 @@ const TOOLS: &[Tool] = &[
     tool("ps", &["procps"]),
     tool("python3", &["python3-minimal"]),
     tool("ethtool", &["ethtool"]),
+    // Judges and peers of networks across hosts.
+    tool("tshark", &["tshark"]),
+    tool("ovs-vswitchd", &["openvswitch-switch"]),
     tool("cc", &["gcc"]),
     tool("dockerd", &["docker.io"]),
     tool("docker", &["docker-cli", "docker.io"]),

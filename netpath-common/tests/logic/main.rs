@@ -19,6 +19,7 @@ mod deny;
 mod lost;
 mod masquerade;
 mod model;
+mod overlay;
 mod parsing;
 mod policy;
 mod properties;

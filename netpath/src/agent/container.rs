@@ -215,11 +215,15 @@ impl Agent {
                 }
                 (Some(subnet), Some(wanted)) => {
                     check_wanted(subnet, &used, wanted)?;
+                    self.check_not_elsewhere(network, wanted)?;
                     wanted
                 }
                 (Some(subnet), None) => {
                     let last = network.last_leases.iter().find(|last| last.is_ipv4() == v4);
-                    let address = allocate(subnet, &used, last.copied())?;
+                    let address =
+                        self.beside_tunnels(network, last.copied(), &used, |last, used| {
+                            allocate(subnet, used, last)
+                        })?;
                     network.last_leases.retain(|last| last.is_ipv4() != v4);
                     network.last_leases.push(address);
                     address

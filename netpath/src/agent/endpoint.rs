@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use anyhow::{Context, Result};
 use ipnet::IpNet;
+use netpath_common::policy::OVERLAY;
 
 use super::container::bindings;
 use super::spare::Spare;
@@ -275,7 +276,12 @@ fn endpoint_spec(network: &NetworkRecord, endpoint: &EndpointRecord) -> Endpoint
         }),
         gateway_ifindex: network.ifindex,
         gateway_mac: network.mac,
-        flags: network.policy.record().flags,
+        flags: network.policy.record().flags
+            | if network.overlay.is_some() {
+                OVERLAY
+            } else {
+                0
+            },
     }
 }
 

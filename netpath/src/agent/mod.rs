@@ -7,6 +7,7 @@
 //! * `docker`: Docker's networks and endpoints
 //! * `deny`: whom the uplinks do not let in; `events`: those who watch; `explain`: what would
 //!   become of a packet
+//! * `overlay`: networks that reach across hosts; `tunnel`: where users say which
 //! * `endpoint`: the kernel state of one container's interface; `announce`: tells its neighbours
 //! * `reconcile`: at the start, makes kernel state and the store agree
 //! * `follow`: keeps up with the host's devices and addresses
@@ -30,6 +31,7 @@ mod explain;
 mod follow;
 pub mod lock;
 mod network;
+mod overlay;
 pub mod purge;
 mod reconcile;
 pub mod settings;
@@ -37,6 +39,7 @@ mod snat_range;
 mod spare;
 mod stop;
 pub mod timeouts;
+mod tunnel;
 mod view;
 mod watch;
 
@@ -91,6 +94,8 @@ pub struct Agent {
     /// Uplinks as they were last seen, for `status`.
     uplinks: Mutex<BTreeMap<String, Option<Uplink>>>,
     spares: Spares,
+    /// Tunnels to other hosts.
+    tunnels: Mutex<crate::overlay::State>,
     /// Their gates.
     gates: Mutex<BTreeMap<String, Gate>>,
     /// Those who watch what happens.
@@ -249,6 +254,7 @@ impl Agent {
             changes: watch_channel::Sender::new(0),
             uplinks: Mutex::new(uplinks),
             spares: Spares::default(),
+            tunnels: Mutex::default(),
             gates: Mutex::default(),
             watchers: Watchers::default(),
             started: Instant::now(),

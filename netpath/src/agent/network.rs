@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use anyhow::{Context, Result, anyhow};
 use ipnet::IpNet;
 
-use super::{Agent, Held, docker, now};
+use super::{Agent, Held, docker, now, overlay};
 use crate::api::types::{CreateNetwork, Network};
 use crate::container::{files, names};
 use crate::datapath::NetworkSpec;
@@ -88,8 +88,13 @@ impl Agent {
             .as_deref()
             .map_or(Ok(Driver::default()), str::parse)?;
         check_driver(driver)?;
-        let options = policy::parse(new.internal, &new.options)?;
+        let mut pairs = new.options.clone();
         let networks = self.store.networks()?;
+        let overlay = match driver {
+            Driver::Overlay => Some(overlay::plan(&mut pairs, &networks)?),
+            _ => None,
+        };
+        let options = policy::parse(new.internal, &pairs)?;
         if networks.iter().any(|other| other.name == new.name) {
             return Err(conflict(format!(
                 "a network named {} exists already, remove it first or choose another name",
@@ -151,10 +156,11 @@ impl Agent {
                 "--mtu {flag} and option mtu={option} contradict each other"
             )));
         }
-        let mtu = new
-            .mtu
-            .or(options.mtu)
-            .unwrap_or_else(|| self.default_mtu());
+        let mtu = new.mtu.or(options.mtu);
+        let mtu = match &overlay {
+            Some(_) => self.overlay_mtu(mtu)?,
+            None => mtu.unwrap_or_else(|| self.default_mtu()),
+        };
         if !(MTU.0..=MTU.1).contains(&mtu) {
             return Err(invalid(format!(
                 "mtu {mtu} is out of range, choose {} to {}",
@@ -173,8 +179,11 @@ impl Agent {
             id,
             subnets,
             mtu,
-            // Who names an MTU wants it everywhere.
-            local_mtu: new.mtu.or(options.mtu).unwrap_or(LOCAL_MTU),
+            // Who names an MTU wants it everywhere; and neighbours on other hosts are on the link.
+            local_mtu: match &overlay {
+                Some(_) => mtu,
+                None => new.mtu.or(options.mtu).unwrap_or(LOCAL_MTU),
+            },
             device: format!("np-br{id}"),
             ifindex: 0,
             mac: names::random_mac()?,
@@ -182,6 +191,7 @@ impl Agent {
             ready: false,
             last_leases: Vec::new(),
             policy,
+            overlay,
             docker: None,
         })
     }
@@ -241,6 +251,10 @@ impl Agent {
     pub(super) async fn make_network(&self, record: &mut NetworkRecord) -> Result<()> {
         match record.driver {
             Driver::Bridge => self.make_bridge(record).await,
+            Driver::Overlay => {
+                self.make_bridge(record).await?;
+                self.make_overlay(record).await
+            }
             other => check_driver(other),
         }
     }
@@ -316,7 +330,8 @@ impl Agent {
         } else {
             self.with_datapath(|datapath| datapath.remove_network(&spec))?;
         }
-        self.store.remove_network(&record.name)
+        self.store.remove_network(&record.name)?;
+        self.unmake_overlay(record).await
     }
 
     /// Removes a network that no container uses.
@@ -380,10 +395,10 @@ impl Agent {
 /// [`Agent::make_network`].
 fn check_driver(driver: Driver) -> Result<()> {
     match driver {
-        Driver::Bridge => Ok(()),
+        Driver::Bridge | Driver::Overlay => Ok(()),
         other => Err(invalid(format!(
             "this netpath cannot make networks of driver {other}, leave out --driver or write \
-             --driver bridge"
+             --driver bridge or --driver overlay"
         ))),
     }
 }

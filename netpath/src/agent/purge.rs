@@ -87,6 +87,8 @@ pub fn purge(settings: &Settings) -> Result<Vec<String>> {
 
 /// What a store knows.
 struct Known {
+    /// MAC address of VXLAN devices.
+    vtep_mac: Option<[u8; 6]>,
     containers: Vec<ContainerRecord>,
     networks: Vec<NetworkRecord>,
 }
@@ -98,6 +100,7 @@ fn read_store(state_dir: &Path) -> Option<Known> {
     }
     let read = Store::open(state_dir).and_then(|store| {
         Ok(Known {
+            vtep_mac: super::overlay::noted_mac(&store)?,
             containers: store.containers()?,
             networks: store.networks()?,
         })
@@ -170,6 +173,10 @@ impl Known {
     /// Whether it is a device of the store, and not one of the same name in another network
     /// namespace than the agent's. A device whose index was not written down yet has index 0.
     fn has(&self, link: &Link) -> bool {
+        if link.kind.as_deref() == Some("vxlan") {
+            // The address is random, so nobody else's device has it.
+            return self.vtep_mac.is_some() && link.mac == self.vtep_mac;
+        }
         let networks = self.networks.iter().map(|n| (&n.device, n.ifindex));
         let endpoints = self.containers.iter().filter_map(|c| c.endpoint.as_ref());
         networks

@@ -123,6 +123,7 @@ impl Agent {
         let devices: HashSet<String> = networks
             .iter()
             .flat_map(|network| [network.device.clone(), gateway_peer(&network.device)])
+            .chain(self.overlay_devices(&networks))
             .chain(
                 containers
                     .iter()
@@ -190,6 +191,7 @@ impl Agent {
                 .flatten()
                 .map(|uplink| uplink.ifindex)
                 .collect(),
+            overlays: self.overlay_ifindexes(),
             gateways: self
                 .store
                 .networks()?

@@ -6,7 +6,7 @@ use anyhow::Result;
 use ipnet::IpNet;
 
 use super::{Agent, timeouts};
-use crate::api::types::{Container, Network, Status, UplinkStatus};
+use crate::api::types::{Container, Network, Overlay, Status, UplinkStatus};
 use crate::store::{ContainerRecord, NetworkRecord, Origin, State};
 
 impl Agent {
@@ -103,6 +103,10 @@ impl Agent {
                 .docker
                 .as_ref()
                 .map(|docker| docker.id.as_str().into()),
+            overlay: record.overlay.as_ref().map(|overlay| Overlay {
+                vni: overlay.vni,
+                port: overlay.port,
+            }),
             created: record.created,
             containers: connected.map(|container| container.name).collect(),
         })

@@ -17,7 +17,8 @@ use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 
 use super::types::{
-    Attach, CreateContainer, CreateNetwork, Deny, ErrorBody, Exited, Explain, Started, Stop, Watch,
+    AddTunnel, Attach, CreateContainer, CreateNetwork, Deny, ErrorBody, Exited, Explain, Started,
+    Stop, Watch,
 };
 use crate::agent::Agent;
 use crate::problem::{Kind, invalid, kind_of};
@@ -59,6 +60,11 @@ pub fn router(agent: Arc<Agent>) -> Router {
         .route("/v1/flows", get(flows))
         .route("/v1/drops", get(drops))
         .route("/v1/denied", get(denied).post(deny).delete(allow))
+        .route(
+            "/v1/tunnels",
+            get(tunnels).post(add_tunnel).delete(remove_tunnel),
+        )
+        .route("/v1/vteps", get(vteps))
         .route("/v1/counters", get(counters))
         .route("/v1/events", get(events))
         .route("/v1/explain", post(explain))
@@ -284,6 +290,35 @@ struct PrefixQuery {
 
 async fn allow(State(agent): Shared, Checked(Query(query)): Checked<Query<PrefixQuery>>) -> Answer {
     to_the_end(async move { agent.allow(&query.prefix).await }).await
+}
+
+async fn tunnels(State(agent): Shared) -> Answer {
+    answer(agent.list_tunnels())
+}
+
+async fn vteps(State(agent): Shared) -> Answer {
+    answer(agent.list_vteps())
+}
+
+async fn add_tunnel(State(agent): Shared, Body(new): Body<AddTunnel>) -> Answer {
+    to_the_end(async move { agent.add_tunnel(new).await }).await
+}
+
+#[derive(Deserialize)]
+struct TunnelQuery {
+    network: String,
+    destination: String,
+}
+
+async fn remove_tunnel(
+    State(agent): Shared,
+    Checked(Query(query)): Checked<Query<TunnelQuery>>,
+) -> Answer {
+    let TunnelQuery {
+        network,
+        destination,
+    } = query;
+    to_the_end(async move { agent.remove_tunnel(&network, &destination).await }).await
 }
 
 async fn explain(State(agent): Shared, Body(question): Body<Explain>) -> Answer {

@@ -275,6 +275,9 @@ pub struct Network {
     pub mac: String,
     /// What it lets in and out.
     pub policy: Policy,
+    /// What it has of driver `overlay`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlay: Option<Overlay>,
     /// Seconds since 1970.
     pub created: u64,
     /// Containers that are connected to it.
@@ -301,6 +304,76 @@ impl From<&str> for Dockers {
             name: None,
         }
     }
+}
+
+/// What a network has that reaches across hosts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Overlay {
+    /// Its number (VNI).
+    pub vni: u32,
+    /// Its UDP port.
+    pub port: u16,
+}
+
+/// `POST /v1/tunnels`: which addresses of a network are behind another host.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddTunnel {
+    /// Name of a network of driver `overlay`.
+    pub network: String,
+    /// Address of the other host in the underlay.
+    pub remote: IpAddr,
+    /// A subnet for which the other host is a router, or the address of a container there.
+    pub destination: String,
+    /// MAC address of the router or of the container. A router that is netpath needs none.
+    #[serde(default)]
+    pub mac: Option<String>,
+    /// The network's number there; without, as here.
+    #[serde(default)]
+    pub vni: Option<u32>,
+    /// The UDP port there; without, the network's.
+    #[serde(default)]
+    pub port: Option<u16>,
+}
+
+/// A tunnel that a user added.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Tunnel {
+    /// Name of its network.
+    pub network: String,
+    /// What is reached by it.
+    pub destination: String,
+    /// Address of the other host.
+    pub remote: IpAddr,
+    /// MAC address of the router or the container, if one was named.
+    pub mac: Option<String>,
+    /// The network's number there.
+    pub vni: u32,
+    /// The UDP port there.
+    pub port: u16,
+}
+
+/// `GET /v1/vteps`: another host that takes part in a network. Bytes are those of inner frames.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TunnelTraffic {
+    /// Name of the network.
+    pub network: String,
+    /// Address of the other host in the underlay.
+    pub vtep: IpAddr,
+    /// The network's number there.
+    pub vni: u32,
+    /// The UDP port.
+    pub port: u16,
+    /// What is behind it.
+    pub destinations: Vec<String>,
+    /// Packets sent there; aggregates of segments count as one.
+    pub sent_packets: u64,
+    /// Their bytes.
+    pub sent_bytes: u64,
+    /// Packets that came from there and were not dropped.
+    pub received_packets: u64,
+    /// Their bytes.
+    pub received_bytes: u64,
 }
 
 /// `POST /v1/containers`: prepares a container; its supervisor then starts the command

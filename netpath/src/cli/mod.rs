@@ -21,6 +21,7 @@ mod run;
 mod shim;
 mod status;
 mod stop;
+mod tunnel;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -97,6 +98,10 @@ enum Verb {
     Explain(explain::Args),
     /// Show drops and flows as they happen
     Monitor(monitor::Args),
+    /// Add, list and remove tunnels to other hosts
+    Tunnel(tunnel::Args),
+    /// Show the other hosts of networks, and what goes there and comes from there
+    Tunnels,
     /// Show what the datapath counts
     Counters,
     /// Show how the agent is
@@ -255,6 +260,8 @@ fn dispatch(verb: Verb, context: &Context) -> Result<ExitCode> {
         Verb::Deny(args) => deny::run(args, context),
         Verb::Explain(args) => explain::run(args, context),
         Verb::Monitor(args) => monitor::run(&args, context),
+        Verb::Tunnel(args) => tunnel::run(args, context),
+        Verb::Tunnels => records::tunnels(context),
         Verb::Counters => records::run("counters", context),
         Verb::Status => status::run(context),
         Verb::Purge(args) => purge::run(args, context),

@@ -1,4 +1,4 @@
-//! `netpath endpoints`, `ports`, `flows`, `drops` and `counters`: what the datapath has in
+//! `netpath endpoints`, `ports`, `flows`, `drops`, `tunnels` and `counters`: what the datapath has in
 //! its maps.
 
 use anyhow::Result;
@@ -21,6 +21,15 @@ pub fn drops(args: &Drops, context: &Context) -> Result<()> {
 
 pub fn run(what: &str, context: &Context) -> Result<()> {
     show(what, "", context)
+}
+
+pub fn tunnels(context: &Context) -> Result<()> {
+    let records: Vec<Value> = context.client().get("/v1/vteps")?;
+    match context.output {
+        Format::Json => print_json(&records),
+        Format::Table if records.is_empty() => print("no tunnels\n"),
+        Format::Table => print(&table_of(&records)),
+    }
 }
 
 fn show(what: &str, query: &str, context: &Context) -> Result<()> {

@@ -24,6 +24,8 @@ pub enum Hook {
     Uplink,
     /// tcx egress of a gateway device.
     Gateway,
+    /// tcx ingress of a VXLAN device.
+    Overlay,
     /// XDP of an uplink, in its driver.
     XdpNative,
     /// XDP of an uplink, in the stack, for any driver.
@@ -31,10 +33,11 @@ pub enum Hook {
 }
 
 impl Hook {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Container,
         Self::Uplink,
         Self::Gateway,
+        Self::Overlay,
         Self::XdpNative,
         Self::XdpGeneric,
     ];
@@ -45,6 +48,7 @@ impl Hook {
             Self::Container => "container",
             Self::Uplink => "uplink",
             Self::Gateway => "gateway",
+            Self::Overlay => "overlay",
             Self::XdpNative => "xdp_native",
             Self::XdpGeneric => "xdp_generic",
         }
@@ -56,13 +60,14 @@ impl Hook {
             Self::Container => "np_container",
             Self::Uplink => "np_uplink",
             Self::Gateway => "np_gateway",
+            Self::Overlay => "np_overlay",
             Self::XdpNative | Self::XdpGeneric => "np_xdp",
         }
     }
 
     const fn place(self) -> Place {
         match self {
-            Self::Container | Self::Uplink => Place::Tcx(TcAttachType::Ingress),
+            Self::Container | Self::Uplink | Self::Overlay => Place::Tcx(TcAttachType::Ingress),
             Self::Gateway => Place::Tcx(TcAttachType::Egress),
             Self::XdpNative => Place::Xdp(XDP_FLAGS_DRV_MODE),
             Self::XdpGeneric => Place::Xdp(XDP_FLAGS_SKB_MODE),

@@ -22,6 +22,7 @@ use netpath_common::policy::{OpenPort, Policy, Trusted};
 use netpath_common::port::{PortKey, PortTarget};
 use netpath_common::reason::DropReason;
 use netpath_common::socket::{Dialled, SocketPeer, Sockets};
+use netpath_common::tunnel::Tunnel;
 use netpath_common::tuple::Tuple;
 
 use super::{Datapath, load, sweep, tables};
@@ -51,6 +52,8 @@ pub enum Asked {
     NewFlow(Tuple, Flow),
     /// The packet was sent by its flow.
     Sent(Tuple, Flow),
+    /// An address is on another host.
+    Remote(Addr, Tunnel),
 }
 
 /// Finds the host's route from an address to another as seen from a device.
@@ -290,6 +293,17 @@ impl Env for Live<'_> {
 
     fn send_error(&self, packet: &Packet, _: &Quoted, flow: &Flow) -> Result<(), DropReason> {
         self.send(packet, flow)
+    }
+
+    fn with_tunnel<R>(&self, network: u16, addr: &Addr, f: impl FnOnce(&Tunnel) -> R) -> Option<R> {
+        let tunnel = self.datapath.tunnel_to(network, addr)?;
+        self.note(Asked::Remote(*addr, *tunnel));
+        Some(f(tunnel))
+    }
+
+    fn send_by_tunnel(&self, _: &Packet, _: &Tunnel, _: Option<&Veth>) -> Result<(), DropReason> {
+        // The packet that is asked about is small.
+        Ok(())
     }
 
     fn quoted<R>(&self, _: &Packet, _: impl FnOnce(&Quoted) -> R) -> Result<R, DropReason> {

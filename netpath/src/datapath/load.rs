@@ -22,7 +22,7 @@ use crate::container::names;
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("NETPATH_EBPF_OBJECT"));
 
 /// Maps that outlive the agent. A record whose layout changes gets a new name here.
-const PINNED: [&str; 20] = [
+const PINNED: [&str; 25] = [
     "flows",
     "endpoints",
     "veths",
@@ -43,6 +43,11 @@ const PINNED: [&str; 20] = [
     "open_ports",
     "trusted",
     "denied",
+    "remotes",
+    "tunnels",
+    "vteps",
+    "vnis",
+    "vtep_counts",
 ];
 
 const BPF_FS_MAGIC: FsType = FsType(0xcafe_4a11);

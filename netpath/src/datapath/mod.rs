@@ -9,6 +9,7 @@
 //! * [`rows`]: what is shown to people and programs
 //! * [`stages`]: programs that go on in others
 //! * [`sweep`]: removal of idle flows
+//! * [`tunnels`]: other hosts
 //!
 //! Everything that must outlive the agent is pinned under one folder of a bpffs: maps by
 //! their names, links under `links/`. An agent that starts finds them there and goes on.
@@ -26,6 +27,7 @@ mod spec;
 mod stages;
 mod sweep;
 mod tables;
+pub mod tunnels;
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -38,7 +40,7 @@ use netpath_common::addr::{Addr, Mac};
 use netpath_common::config::Config;
 use netpath_common::endpoint::{Endpoint, EndpointKey, MAX_ENDPOINTS, Veth};
 use netpath_common::network::{HostAddr, Network, Uplink};
-use netpath_common::policy::{ICC_OFF, INTERNAL, OpenPort, Trusted};
+use netpath_common::policy::{ICC_OFF, INTERNAL, OVERLAY, OpenPort, Trusted};
 use netpath_common::port::{PortKey, PortTarget};
 
 pub use attach::Hook;
@@ -57,6 +59,8 @@ pub struct Datapath {
     slots: HashMap<u32, u32>,
     /// What is in map `ports`, with the slot of its endpoint.
     ports: HashMap<PortKey, u32>,
+    /// What is in the maps of tunnels.
+    tunnels: tunnels::Known,
 }
 
 /// What is to stay when an agent takes over; see [`Datapath::retain`].
@@ -68,6 +72,8 @@ pub struct Keep {
     pub gateways: Vec<u32>,
     /// Host-side veths by ifindex.
     pub veths: Vec<u32>,
+    /// VXLAN devices by ifindex.
+    pub overlays: Vec<u32>,
     /// Published ports.
     pub ports: Vec<PortSpec>,
     /// Ports that are reached by containers' own addresses.
@@ -96,12 +102,14 @@ impl Datapath {
             .iter()?
             .map(|(key, target)| (key, target.slot))
             .collect();
+        let tunnels = tunnels::Known::read(&tables)?;
         Ok(Self {
             programs,
             tables,
             bpffs: options.bpffs.clone(),
             slots,
             ports,
+            tunnels,
         })
     }
 
@@ -224,6 +232,7 @@ impl Datapath {
         self.tables.policies.remove(&u32::from(network.id))?;
         let id = network.id;
         self.tables.trusted.retain(|key| key.network != id)?;
+        self.remove_tunnels(id)?;
         attach::detach(&self.bpffs, Hook::Gateway, network.gateway_ifindex)
     }
 
@@ -265,7 +274,7 @@ impl Datapath {
             prefix6: spec.addr6.map_or(0, |_| spec.prefix6),
             mac: Mac::new(spec.mac),
             gateway_mac: Mac::new(spec.gateway_mac),
-            flags: spec.flags & (INTERNAL | ICC_OFF),
+            flags: spec.flags & (INTERNAL | ICC_OFF | OVERLAY),
             reserved: [0; 7],
         };
         self.slots.insert(spec.ifindex, slot);
@@ -465,10 +474,12 @@ impl Datapath {
             .policies
             .retain(|id| u16::try_from(*id).is_ok_and(|id| networks.contains(&id)))?;
         self.tables.retain_subnets(|id| networks.contains(&id))?;
+        self.retain_tunnels_of(|id| networks.contains(&id))?;
         attach::retain(&self.bpffs, |hook, ifindex| match hook {
             Hook::Container => keep.veths.contains(&ifindex),
             Hook::Uplink | Hook::XdpNative | Hook::XdpGeneric => keep.uplinks.contains(&ifindex),
             Hook::Gateway => keep.gateways.contains(&ifindex),
+            Hook::Overlay => keep.overlays.contains(&ifindex),
         })?;
         // No device has a program of an earlier agent any more.
         stages::retain(&self.bpffs, &self.programs)

@@ -186,6 +186,7 @@ impl Datapath {
             row("to_container", |c| c.to_container);
             row("to_uplink", |c| c.to_uplink);
             row("to_host", |c| c.to_host);
+            row("to_tunnel", |c| c.to_tunnel);
             row("answered", |c| c.answered);
             row("dropped", |c| c.dropped);
             row("new_flows", |c| Count {

@@ -18,6 +18,7 @@ use netpath_common::policy::{OpenPort, Policy, Trusted};
 use netpath_common::port::{PortKey, PortTarget};
 use netpath_common::search::Searches;
 use netpath_common::socket::{Dialled, SocketPeer};
+use netpath_common::tunnel::{Prefix, Tunnel, Vni, Vtep, VtepCounts, VtepKey};
 use netpath_common::tuple::Tuple;
 
 /// All maps that the agent writes or reads.
@@ -35,6 +36,11 @@ pub struct Tables {
     pub drops: PerCpuHashMap<MapData, DropKey, Count>,
     pub denied: LpmTrie<MapData, Addr, Denied>,
     pub snat_retries: PerCpuArray<MapData, Searches>,
+    pub remotes: Table<EndpointKey, Tunnel>,
+    pub tunnels: LpmTrie<MapData, Prefix, Tunnel>,
+    pub vteps: Table<VtepKey, Vtep>,
+    pub vnis: Table<Vni, u32>,
+    pub vtep_counts: PerCpuArray<MapData, VtepCounts>,
     subnets: LpmTrie<MapData, Addr, u16>,
     senders: Array<MapData, Sender>,
     receivers: Array<MapData, Receiver>,
@@ -63,6 +69,11 @@ impl Tables {
             drops: PerCpuHashMap::try_from(take("drops")?)?,
             denied: LpmTrie::try_from(take("denied")?)?,
             snat_retries: PerCpuArray::try_from(take("snat_retries")?)?,
+            remotes: Table(HashMap::try_from(take("remotes")?)?),
+            tunnels: LpmTrie::try_from(take("tunnels")?)?,
+            vteps: Table(HashMap::try_from(take("vteps")?)?),
+            vnis: Table(HashMap::try_from(take("vnis")?)?),
+            vtep_counts: PerCpuArray::try_from(take("vtep_counts")?)?,
             subnets: LpmTrie::try_from(take("subnets")?)?,
             senders: Array::try_from(take("senders")?)?,
             receivers: Array::try_from(take("receivers")?)?,
@@ -95,6 +106,11 @@ impl Tables {
             "receivers" => sizes::<u32, Receiver>(),
             "sock_nat" => sizes::<SocketPeer, Dialled>(),
             "denied" => sizes::<Key<Addr>, Denied>(),
+            "remotes" => sizes::<EndpointKey, Tunnel>(),
+            "tunnels" => sizes::<Key<Prefix>, Tunnel>(),
+            "vteps" => sizes::<VtepKey, Vtep>(),
+            "vnis" => sizes::<Vni, u32>(),
+            "vtep_counts" => sizes::<u32, VtepCounts>(),
             "config" => sizes::<u32, Config>(),
             _ => return None,
         })

@@ -5,9 +5,10 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use anyhow::{Context, Result};
 use futures_util::{StreamExt, TryStreamExt};
 use rtnetlink::packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+    InfoData, InfoKind, InfoVeth, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType,
+    LinkMessage,
 };
-use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
+use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan};
 
 use super::{Netlink, to_io};
 
@@ -45,6 +46,7 @@ impl Link {
         self.group == GROUP
             && match self.kind.as_deref() {
                 Some("veth") => self.name.starts_with("npv") || self.name.starts_with("np-"),
+                Some("vxlan") => self.name.starts_with("np-vxlan"),
                 _ => false,
             }
     }
@@ -112,6 +114,19 @@ pub struct NewVeth<'a> {
     pub local_mtu: u32,
 }
 
+/// A VXLAN device to make, which sends where each packet's metadata says.
+#[derive(Clone, Copy, Debug)]
+pub struct NewVxlan<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its MAC address.
+    pub mac: [u8; 6],
+    /// UDP port that it listens on and sends to.
+    pub port: u16,
+    /// Largest packet in bytes.
+    pub mtu: u32,
+}
+
 /// Name of the other end of a gateway device.
 pub fn gateway_peer(name: &str) -> String {
     format!("{name}.p")
@@ -166,6 +181,34 @@ impl Netlink {
             .build();
         message.header.flags |= LinkFlags::Noarp;
         message.header.change_mask |= LinkFlags::Noarp;
+        self.handle
+            .link()
+            .add(message)
+            .execute()
+            .await
+            .map_err(to_io)
+            .with_context(|| format!("cannot make device {}", new.name))
+    }
+
+    /// Makes a VXLAN device that learns nothing; it is down.
+    ///
+    /// # Errors
+    /// The kernel's; it says so if the name or the port is taken.
+    pub async fn add_vxlan(&self, new: &NewVxlan<'_>) -> Result<()> {
+        let settings = vec![
+            InfoVxlan::CollectMetadata(true),
+            InfoVxlan::Learning(false),
+            InfoVxlan::Port(new.port),
+            // Some senders leave out the checksum over IPv6 as well (RFC 6935).
+            InfoVxlan::UDPZeroCsumRX(true),
+        ];
+        let message = LinkMessageBuilder::<LinkVxlan>::new_with_info_kind(InfoKind::Vxlan)
+            .name(new.name)
+            .address(new.mac.to_vec())
+            .mtu(new.mtu)
+            .append_extra_attribute(LinkAttribute::Group(GROUP))
+            .set_info_data(InfoData::Vxlan(settings))
+            .build();
         self.handle
             .link()
             .add(message)

@@ -16,7 +16,7 @@ use std::io;
 use anyhow::{Context, Result};
 
 pub use address::Address;
-pub use link::{GROUP, Link, NewGateway, NewVeth, gateway_peer};
+pub use link::{GROUP, Link, NewGateway, NewVeth, NewVxlan, gateway_peer};
 pub use route::Route;
 
 /// A netlink socket of one network namespace.

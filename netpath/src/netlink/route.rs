@@ -207,6 +207,40 @@ impl Netlink {
             .with_context(|| format!("cannot add the default route by {gateway}"))
     }
 
+    /// Removes a route to what is on the link of the device; one that is gone is fine.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub async fn remove_link_route(&self, index: u32, destination: IpNet) -> Result<()> {
+        let (prefix, length) = (destination.network(), destination.prefix_len());
+        let mut message = match prefix {
+            IpAddr::V4(prefix) => RouteMessageBuilder::<Ipv4Addr>::new()
+                .output_interface(index)
+                .destination_prefix(prefix, length)
+                .build(),
+            IpAddr::V6(prefix) => RouteMessageBuilder::<Ipv6Addr>::new()
+                .output_interface(index)
+                .destination_prefix(prefix, length)
+                .build(),
+        };
+        // Whatever scope and protocol it was added with.
+        message.header.scope = RouteScope::NoWhere;
+        message.header.protocol = RouteProtocol::Unspec;
+        match self
+            .handle
+            .route()
+            .del(message)
+            .execute()
+            .await
+            .map_err(to_io)
+        {
+            Err(error) if error.raw_os_error() != Some(libc::ESRCH) => {
+                Err(error).with_context(|| format!("cannot remove the route to {destination}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Adds a route to what is on the link of the device, from the address `source`, for
     /// packets of up to `mtu` bytes.
     ///

@@ -27,7 +27,7 @@ use serde::de::DeserializeOwned;
 
 pub use records::{
     Command, ContainerRecord, DockerNetwork, Driver, EndpointRecord, NetworkRecord, Origin,
-    ProcessId, State,
+    OverlayRecord, ProcessId, State,
 };
 
 use crate::problem::{conflict, not_found};
@@ -104,6 +104,33 @@ impl Store {
             let id = meta.get(counter)?.map_or(0, |value| value.value()) + 1;
             meta.insert(counter, id)?;
             Ok(id)
+        })
+    }
+
+    /// The number of this name: the one that was noted when it was first asked for.
+    ///
+    /// # Errors
+    /// The store cannot be written, or `first` fails.
+    pub fn constant(&self, name: &str, first: impl FnOnce() -> Result<u64>) -> Result<u64> {
+        self.write(|transaction| {
+            let mut meta = transaction.open_table(META)?;
+            if let Some(known) = meta.get(name)?.map(|value| value.value()) {
+                return Ok(known);
+            }
+            let value = first()?;
+            meta.insert(name, value)?;
+            Ok(value)
+        })
+    }
+
+    /// The number of this name, if one was noted.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn noted(&self, name: &str) -> Result<Option<u64>> {
+        self.read(|transaction| {
+            let meta = transaction.open_table(META)?;
+            Ok(meta.get(name)?.map(|value| value.value()))
         })
     }
 

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::ipam::Subnet;
+use crate::overlay::Peer;
 use crate::policy::Policy;
 use crate::problem::invalid;
 use crate::publish::{Binding, Opened, runs};
@@ -75,6 +76,21 @@ impl FromStr for Driver {
     }
 }
 
+/// What a network has that reaches across hosts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OverlayRecord {
+    /// Its number (VNI), 24 bits.
+    pub vni: u32,
+    /// Its UDP port.
+    pub port: u16,
+    /// Tunnels that users named.
+    #[serde(default)]
+    pub peers: Vec<Peer>,
+    /// Somebody tells the agent of further tunnels, which last until then.
+    #[serde(default)]
+    pub told: bool,
+}
+
 /// A network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkRecord {
@@ -110,6 +126,9 @@ pub struct NetworkRecord {
     /// It is a network of Docker's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub docker: Option<DockerNetwork>,
+    /// What it has of driver `overlay`.
+    #[serde(default)]
+    pub overlay: Option<OverlayRecord>,
 }
 
 /// What is Docker's about a network.

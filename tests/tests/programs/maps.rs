@@ -19,7 +19,7 @@ use netpath_tests::wire::Wire;
 use serde_json::Value;
 
 /// Maps that outlive the agent, by their names.
-const MAPS: [&str; 20] = [
+const MAPS: [&str; 25] = [
     "policies",
     "open_ports",
     "trusted",
@@ -40,6 +40,11 @@ const MAPS: [&str; 20] = [
     "subnets",
     "uplinks",
     "veths",
+    "remotes",
+    "tunnels",
+    "vteps",
+    "vnis",
+    "vtep_counts",
 ];
 
 fn bpftool(arguments: &str) -> Value {

@@ -2,9 +2,9 @@
 
 use netpath_common::addr::Addr;
 use netpath_common::config::Config;
-use netpath_common::endpoint::{Endpoint, EndpointKey};
+use netpath_common::endpoint::{Endpoint, EndpointKey, Veth};
 use netpath_common::env::{Env, InsertError, Repeat, Route, Scratch, Table};
-use netpath_common::flow::{Direction, Flow};
+use netpath_common::flow::{Direction, Flow, Toward};
 use netpath_common::fragment::{FragmentKey, FragmentPorts};
 use netpath_common::icmp::{self, Quoted};
 use netpath_common::link::Receiver;
@@ -13,6 +13,7 @@ use netpath_common::packet::Packet;
 use netpath_common::policy::{OpenPort, Policy, Trusted};
 use netpath_common::port::{PortKey, PortTarget};
 use netpath_common::reason::DropReason;
+use netpath_common::tunnel::Tunnel;
 use netpath_common::tuple::{Proto, Tuple};
 
 use super::map::Bytes;
@@ -189,6 +190,32 @@ impl Env for Model {
             ifindex: flow.ifindex,
             next_hop: flow.next_hop,
             dst_mac: flow.dst_mac,
+            frame: self.frame.borrow().clone(),
+        }));
+        Ok(())
+    }
+
+    fn with_tunnel<R>(&self, network: u16, addr: &Addr, f: impl FnOnce(&Tunnel) -> R) -> Option<R> {
+        let matching = self
+            .tunnels
+            .iter()
+            .filter(|(of, prefix, bits, _)| *of == network && prefix.same_prefix(addr, *bits));
+        let longest = matching.max_by_key(|(_, _, bits, _)| *bits);
+        longest.map(|(.., tunnel)| f(tunnel))
+    }
+
+    /// Notes what is sent where; how bytes change is for the tests of the programs.
+    fn send_by_tunnel(
+        &self,
+        _packet: &Packet,
+        tunnel: &Tunnel,
+        _sender: Option<&Veth>,
+    ) -> Result<(), DropReason> {
+        self.sent.replace(Some(Sent {
+            to: Toward::Uplink,
+            ifindex: tunnel.ifindex,
+            next_hop: tunnel.vtep,
+            dst_mac: tunnel.mac,
             frame: self.frame.borrow().clone(),
         }));
         Ok(())

@@ -19,6 +19,7 @@ use netpath_common::policy::{OpenPort, Policy, Trusted};
 use netpath_common::port::{PortKey, PortTarget};
 use netpath_common::reason::DropReason;
 use netpath_common::search::Searches;
+use netpath_common::tunnel::Tunnel;
 use netpath_common::tuple::{OUTSIDE, Proto, Tuple};
 use netpath_common::{container, gateway, uplink};
 
@@ -134,6 +135,8 @@ pub struct Model {
     pub fragments: Map<FragmentKey, FragmentPorts>,
     pub veths: HashMap<u32, Veth>,
     pub subnets: Vec<(Addr, u8, u16)>,
+    /// By network and prefix.
+    pub tunnels: Vec<(u16, Addr, u8, Tunnel)>,
     pub generations: RefCell<HashMap<u32, u32>>,
     /// Connections on the account of each slot.
     pub accounts: RefCell<HashMap<u32, u32>>,
@@ -185,6 +188,7 @@ impl Model {
                 (addr("fd01::"), 64, 1),
                 (addr("fd02::"), 64, 2),
             ],
+            tunnels: Vec::new(),
             generations: RefCell::default(),
             accounts: RefCell::default(),
             config: Config::default(),

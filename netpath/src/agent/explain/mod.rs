@@ -15,7 +15,7 @@ use netpath_common::packet::{Fragment, Packet, Transport};
 use netpath_common::reason::DropReason;
 use netpath_common::socket::{self, Peer};
 use netpath_common::tuple::{OUTSIDE, Proto, Tuple};
-use netpath_common::{container, gateway, tcp, uplink};
+use netpath_common::{container, gateway, overlay, tcp, uplink};
 use tokio::runtime::Handle;
 
 use super::Agent;
@@ -306,7 +306,12 @@ impl Scene<'_> {
         story.say(format!("source {src} is {name}'s own"));
         let verdict = match within {
             Ok(Some(verdict)) => {
-                story.say(format!("{dst} is on the link of network {network}"));
+                let place = if veth.on_link(&dst) {
+                    "on the link of"
+                } else {
+                    "a part of"
+                };
+                story.say(format!("{dst} is {place} network {network}"));
                 story.tell(&self.live.asked());
                 Ok(verdict)
             }
@@ -546,7 +551,11 @@ impl Scene<'_> {
                 story.tell(&self.live.asked());
                 story.delivered(endpoint.ifindex, "from the gateway's address");
             }
-            Err(reason) => story.dropped(reason),
+            // Another host may have it.
+            Err(_) => match overlay::leave_host(self.live, &packet) {
+                Ok(()) => story.tell(&self.live.asked()),
+                Err(reason) => story.dropped(reason),
+            },
         }
         Ok(())
     }

@@ -79,6 +79,12 @@ impl<'a> Story<'a> {
             if let Some(text) = self.sentence(asked) {
                 self.say(text);
             }
+            if let Asked::Remote(_, tunnel) = asked {
+                let out = device(tunnel.ifindex);
+                let vtep = tunnel.vtep;
+                self.verdict("sent", format!("through a tunnel to {vtep}, out of {out}"));
+                self.answer.to_device = Some(out);
+            }
             let Asked::Sent(key, flow) = asked else {
                 continue;
             };
@@ -174,6 +180,10 @@ impl<'a> Story<'a> {
                     with_port(&flow.new_src, flow.new_src_port)
                 ),
             },
+            Asked::Remote(addr, tunnel) => format!(
+                "{addr} is on another host: VTEP {}, VNI {}",
+                tunnel.vtep, tunnel.vni
+            ),
             Asked::Sent(..) => return None,
         })
     }
