@@ -5,6 +5,7 @@ use crate::direct;
 use crate::endpoint::{EndpointKey, Veth};
 use crate::env::{Env, Scratch, Table, Verdict};
 use crate::flow::FlowKind;
+use crate::link::NOBODY;
 use crate::overlay::{self, Hop};
 use crate::packet::Packet;
 use crate::policy::{ICC_OFF, INTERNAL, OVERLAY};
@@ -13,6 +14,33 @@ use crate::reason::DropReason;
 use crate::snat::{self, Opening};
 use crate::track::{self, Begun};
 use crate::tuple::OUTSIDE;
+
+/// The host-side veth of another interface of the same container, which has the address `addr`;
+/// [`NOBODY`] if none has.
+///
+/// The kernel chooses a packet's interface by its destination. A connection that began by one
+/// interface goes on with that one's address when the default route has moved to another, and so
+/// do sockets that are bound to an address. What such a packet may do is up to the network whose
+/// address it carries, which is where the answers arrive.
+#[inline(always)]
+pub fn sibling<E: Env>(env: &E, veth: &Veth, addr: &Addr) -> u32 {
+    if veth.netns == 0 {
+        return NOBODY;
+    }
+    let Some(network) = env.network_of(addr) else {
+        return NOBODY;
+    };
+    let mut ifindex = NOBODY;
+    env.endpoints()
+        .with(&EndpointKey::new(network, *addr), |endpoint| {
+            ifindex = endpoint.ifindex;
+        });
+    if ifindex != NOBODY && env.netns_of(ifindex) == veth.netns {
+        ifindex
+    } else {
+        NOBODY
+    }
+}
 
 /// Checks that a packet comes from the container's own address, and delivers it if its
 /// destination is on the container's own link. `None`: it leaves the network.

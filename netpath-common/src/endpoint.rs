@@ -77,7 +77,10 @@ pub struct Veth {
     /// [`OVERLAY`](crate::policy::OVERLAY): here, where they cost no look-up.
     pub flags: u8,
     /// Always 0.
-    pub reserved: [u8; 7],
+    pub reserved: [u8; 3],
+    /// Inode number of the network namespace that the container's interface is in; 0 if unknown.
+    /// Interfaces of one namespace are one container's.
+    pub netns: u32,
 }
 
 const _: () = assert!(size_of::<Veth>() == 112);

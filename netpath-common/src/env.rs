@@ -120,6 +120,8 @@ pub trait Env {
     fn trusted(&self) -> impl Table<Trusted, u32>;
     /// Map `fragments`, which forgets the oldest when it is full.
     fn fragments(&self) -> impl Table<FragmentKey, FragmentPorts>;
+    /// The network namespace of a veth's container, by map `veths`: 0 if there is no such veth.
+    fn netns_of(&self, ifindex: u32) -> u32;
     /// What is at a place of map `receivers`.
     fn receiver(&self, place: u32) -> Option<&Receiver>;
     /// The network whose subnet has `addr`, by map `subnets`.

@@ -14,6 +14,7 @@ use netpath_common::env::Verdict;
 use netpath_common::event::wanted;
 use netpath_common::flow::{Flow, Toward};
 use netpath_common::icmp::Quoted;
+use netpath_common::link::NOBODY;
 use netpath_common::packet::{Fragment, Frame as _, L3, Packet};
 use netpath_common::reason::DropReason;
 use netpath_common::tuple::OUTSIDE;
@@ -106,11 +107,16 @@ pub fn container(kernel: &Kernel<'_>) -> Result<Outcome, DropReason> {
     {
         return answered(neighbour::handle_discovery(kernel, veth, packet, kind));
     }
+    let (veth, ifindex) = sender(kernel, packet, veth, ifindex);
     let verdict = match container::within_network(kernel, packet, veth)? {
         Some(verdict) => verdict,
         None => {
             packet.parse_transport(&linear)?;
             borrow_ports(kernel, packet);
+            if ifindex != kernel.ifindex() {
+                // As if it had come by that interface.
+                rewrite::macs(kernel.ctx, &veth.gateway_mac, &veth.mac)?;
+            }
             container::out_of_network(kernel, packet, veth, ifindex)?
         }
     };
@@ -124,6 +130,29 @@ pub fn container(kernel: &Kernel<'_>) -> Result<Outcome, DropReason> {
             unsafe { bpf_redirect(veth.gateway_ifindex, BPF_F_INGRESS.into()) },
             Outcome::ToGateway,
         ),
+    }
+}
+
+/// Whose packet it is: the interface's that it came by, or another one's of the same container.
+#[inline(always)]
+fn sender<'a>(
+    kernel: &Kernel<'_>,
+    packet: &mut Packet,
+    veth: &'a Veth,
+    ifindex: u32,
+) -> (&'a Veth, u32) {
+    if veth.owns(&packet.tuple.src) {
+        return (veth, ifindex);
+    }
+    let other = container::sibling(kernel, veth, &packet.tuple.src);
+    match maps::VETHS.get_ptr(other) {
+        Some(sibling) if other != NOBODY => {
+            // SAFETY: map values stay allocated while the program runs.
+            let sibling: &Veth = unsafe { &*sibling };
+            packet.tuple.network = sibling.network;
+            (sibling, other)
+        }
+        _ => (veth, ifindex),
     }
 }
 

@@ -244,6 +244,15 @@ impl Env for Kernel<'_> {
     }
 
     #[inline(always)]
+    fn netns_of(&self, ifindex: u32) -> u32 {
+        match maps::VETHS.get_ptr(ifindex) {
+            // SAFETY: map values stay allocated while the program runs.
+            Some(veth) => unsafe { (*veth).netns },
+            None => 0,
+        }
+    }
+
+    #[inline(always)]
     fn receiver(&self, place: u32) -> Option<&Receiver> {
         maps::RECEIVERS.get(place)
     }

@@ -7,8 +7,10 @@ use aya_ebpf::bindings::TC_ACT_REDIRECT;
 use aya_ebpf::helpers::generated::{bpf_redirect, bpf_skb_change_tail};
 use netpath_common::addr::{Addr, Mac};
 use netpath_common::checksum::{fold, sum_addr};
+use netpath_common::container;
 use netpath_common::endpoint::{EndpointKey, Veth};
 use netpath_common::env::{Env as _, Table as _};
+use netpath_common::link::NOBODY;
 use netpath_common::overlay;
 use netpath_common::packet::{Fragment, Frame as _, L3, Packet};
 use netpath_common::policy::OVERLAY;
@@ -84,7 +86,9 @@ impl Asker for Container<'_> {
 
     #[inline(always)]
     fn may_ask(&self, addr: &Addr) -> bool {
-        self.veth.owns(addr)
+        // The kernel asks with the source of the packet that it wants to send, which may be the
+        // address of another interface.
+        self.veth.owns(addr) || container::sibling(self.kernel, self.veth, addr) != NOBODY
     }
 
     #[inline(always)]

@@ -196,6 +196,8 @@ pub struct Host {
     pub gateways: [u32; 2],
     /// Ifindexes of the host-side veths.
     pub veths: [u32; 3],
+    /// Number of the network namespace of each container.
+    pub netns: [u32; 3],
     policies: [Policy; 2],
     folder: Folder,
     options: Options,
@@ -335,6 +337,7 @@ impl Host {
             uplink: ifindex("up0"),
             gateways: ["gw1", "gw2"].map(ifindex),
             veths: ["veth1", "veth2", "veth3"].map(ifindex),
+            netns: [1, 2, 3],
             policies: [Policy::default(); 2],
             folder,
             options,
@@ -405,8 +408,17 @@ impl Host {
                     MAC_GATEWAY_RED
                 },
                 flags: self.policies[usize::from(network) - 1].flags,
+                netns: self.netns[i],
             }
         })
+    }
+
+    /// Has the first container's interface and the one in the second network be one container's.
+    pub fn share_namespace(&mut self) {
+        self.netns = [7, 2, 7];
+        for spec in self.endpoints() {
+            self.datapath.add_endpoint(&spec).expect("an endpoint");
+        }
     }
 
     /// Empties the map `veths`, which the short way does without.

@@ -255,7 +255,7 @@ fn an_address_that_changes_hands_is_reached_at_once() {
         "fd88::50",
     ];
     let mac = |name: &str| {
-        lab.json(&["inspect", name])["mac"]
+        lab.json(&["inspect", name])["networks"][0]["mac"]
             .as_str()
             .unwrap()
             .to_owned()

@@ -27,7 +27,7 @@ fn containers_take_spares_and_new_ones_are_made() {
     eventually("there are spares", || spares(&lab).len() == 8);
     let before = spares(&lab);
     lab.run("one", &[], &["sleep", "600"]);
-    let device = lab.json(&["inspect", "one"])["device"]
+    let device = lab.json(&["inspect", "one"])["networks"][0]["device"]
         .as_str()
         .expect("a device")
         .to_owned();

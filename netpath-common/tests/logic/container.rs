@@ -204,3 +204,64 @@ fn the_stack_says_when_the_time_to_live_ran_out() {
     }
     assert_eq!(model.connections().len(), 2);
 }
+
+/// Two interfaces of one container, in two networks.
+fn with_two_interfaces() -> Model {
+    let mut model = Model::new();
+    for ifindex in [VETH_A, VETH_RED] {
+        model.veths.get_mut(&ifindex).unwrap().netns = 7;
+    }
+    model
+}
+
+#[test]
+fn a_container_sends_from_the_addresses_of_all_of_its_interfaces() {
+    let model = with_two_interfaces();
+    for family in FAMILIES {
+        // By the interface of network 1 with the address in network 2, and answers come there.
+        let out = Sample::new(family.red, family.remote, UDP).bytes();
+        let sent = model.container_sends(VETH_A, &out).unwrap().sent();
+        let answer = sent.sample().answer(0).bytes();
+        let back = model.outside_sends(&answer).unwrap().sent();
+        assert_eq!(back.ifindex, VETH_RED);
+        // It is the same connection as by the other interface.
+        let flows = model.flows.len();
+        model.container_sends(VETH_RED, &out).unwrap().sent();
+        assert_eq!(model.flows.len(), flows);
+        // The neighbours of network 1 are strangers for that address.
+        let near = Sample::new(family.red, family.b, UDP).bytes();
+        assert_eq!(
+            model.container_sends(VETH_A, &near),
+            Err(DropReason::OtherNetwork)
+        );
+        // Others are as spoofed as ever, and nobody else may use these.
+        for foreign in [family.b, family.gateway, family.remote, family.nobody] {
+            let frame = Sample::new(foreign, family.remote, UDP).bytes();
+            assert_eq!(
+                model.container_sends(VETH_A, &frame),
+                Err(DropReason::SpoofedSource),
+                "{foreign}"
+            );
+        }
+        for own in [family.a, family.red] {
+            let frame = Sample::new(own, family.remote, UDP).bytes();
+            assert_eq!(
+                model.container_sends(VETH_B, &frame),
+                Err(DropReason::SpoofedSource)
+            );
+        }
+    }
+}
+
+#[test]
+fn an_unknown_namespace_has_no_siblings() {
+    let mut model = Model::new();
+    for veth in model.veths.values_mut() {
+        veth.netns = 0;
+    }
+    let frame = Sample::new("10.2.0.2", "203.0.113.9", UDP).bytes();
+    assert_eq!(
+        model.container_sends(VETH_A, &frame),
+        Err(DropReason::SpoofedSource)
+    );
+}

@@ -29,15 +29,14 @@ impl Agent {
             Ok(containers) => containers,
             Err(error) => return complain(&error),
         };
-        let neighbours = containers.iter().filter_map(|container| {
-            let other = container.endpoint.as_ref()?;
-            (other.network_id == endpoint.network_id
-                && other.ifindex != endpoint.ifindex
-                && other.ifindex != 0
-                && container.state != State::Creating)
-                .then_some(other.ifindex)
-        });
-        let neighbours: Vec<u32> = neighbours.collect();
+        let others = containers
+            .iter()
+            .filter(|container| container.state != State::Creating)
+            .filter_map(|container| container.endpoint_in(&endpoint.network));
+        let neighbours: Vec<u32> = others
+            .map(|other| other.ifindex)
+            .filter(|ifindex| *ifindex != endpoint.ifindex && *ifindex != 0)
+            .collect();
         let frames = frames(endpoint);
         // Nobody waits for it: there may be many neighbours, and closing such a socket takes a
         // grace period of the kernel.

@@ -7,13 +7,14 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
 
-use super::endpoint::INTERFACE;
-use super::{Agent, blocking, now};
+use super::endpoint::FIRST_INTERFACE;
+use super::inside::in_runtime;
+use super::{Agent, blocking, now, plan};
 use crate::api::types::{Attach, Container};
 use crate::netlink::netns::Identity;
 use crate::netlink::{Netlink, netns};
 use crate::problem::{conflict, invalid, not_found};
-use crate::store::{ContainerRecord, Origin, ProcessId};
+use crate::store::{ContainerRecord, Mode, Origin, ProcessId};
 
 impl Agent {
     /// Makes an interface in a namespace that is somebody else's.
@@ -28,6 +29,12 @@ impl Agent {
             ));
         }
         let name = self.new_name(new.connect.name.as_deref())?;
+        if let Some(word) = plan::mode(&new.connect)?.word() {
+            return Err(invalid(format!(
+                "an attached namespace keeps what it has and gets an interface in a network, which \
+                 \"{word}\" is not"
+            )));
+        }
         let (path, netns) = match (&new.netns, new.pid) {
             (Some(path), None) => (path.clone(), open_path(path)?),
             (None, Some(pid)) => open_pid(pid)?,
@@ -40,15 +47,15 @@ impl Agent {
                 path.display()
             )));
         }
-        if blocking(|| netns::inside(netns::borrow(&netns), || has_interface(INTERFACE)))? {
+        let there = blocking(|| netns::inside(netns::borrow(&netns), interfaces))?;
+        if there.iter().any(|name| name == FIRST_INTERFACE) {
             return Err(conflict(format!(
-                "the namespace {} has an interface {INTERFACE} already, remove it or attach \
+                "the namespace {} has an interface {FIRST_INTERFACE} already, remove it or attach \
                  another namespace",
                 path.display()
             )));
         }
         let meta = netns.metadata().context("cannot look at the namespace")?;
-        let plan = self.plan_endpoint(&mut held, &new.connect).await?;
         let origin = Origin::Attached {
             path: path.to_string_lossy().into_owned(),
             dev: meta.dev(),
@@ -56,14 +63,29 @@ impl Agent {
         };
         let mut record = ContainerRecord {
             created: now(),
-            ..ContainerRecord::new(&name, &plan.network.name, origin)
+            ..ContainerRecord::new(&name, origin)
         };
-        self.make_container(&mut held, &mut record, plan, Some(&netns))
+        let made = self
+            .plan_container(&mut held, &mut record, &new.connect, &there)
+            .await?;
+        self.make_container(&mut held, &mut record, made, Some(&netns))
             .await?;
         self.show_container(&name)
     }
 
-    /// Opens a container's namespace, if it is still the one it was.
+    /// File of a container's namespace.
+    pub(super) fn netns_file(&self, record: &ContainerRecord) -> PathBuf {
+        match (&record.origin, &record.mode, record.process()) {
+            (Origin::Attached { path, .. }, ..) => path.into(),
+            (Origin::Docker { sandbox, .. }, ..) => sandbox.clone().unwrap_or_default().into(),
+            (Origin::Own, Mode::Host | Mode::Container(_), Some(process)) => {
+                PathBuf::from(format!("/proc/{}/ns/net", process.pid))
+            }
+            (Origin::Own, ..) => self.netns_path(&record.name),
+        }
+    }
+
+    /// Opens the namespace in which a container's interfaces are, if it is still the one it was.
     pub(super) fn open_netns(&self, record: &ContainerRecord) -> Option<File> {
         match &record.origin {
             Origin::Own => netns::open(&self.netns_path(&record.name)).ok()?,
@@ -125,11 +147,10 @@ fn open_pid(pid: u32) -> Result<(PathBuf, File)> {
     }
 }
 
-/// To be called on a thread inside the namespace.
-fn has_interface(name: &str) -> Result<bool> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .build()
-        .context("cannot start a runtime")?;
-    runtime.block_on(async { Ok(Netlink::connect()?.link(name).await?.is_some()) })
+/// The names of the interfaces of a namespace; to be called on a thread inside it.
+pub(super) fn interfaces() -> Result<Vec<String>> {
+    in_runtime(async {
+        let links = Netlink::connect()?.links().await?;
+        Ok(links.into_iter().map(|link| link.name).collect())
+    })
 }

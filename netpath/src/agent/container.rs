@@ -2,46 +2,26 @@
 
 use std::fs;
 use std::io::Write;
-use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 
+use super::endpoint::Occasion;
+use super::gateway::network_of;
+use super::share::Surroundings;
 use super::watch::Role;
-use super::{Agent, Held, blocking, docker, now};
-use crate::api::types::{Connect, Container, CreateContainer, Created};
+use super::{Agent, Held, blocking, docker, now, plan};
+use crate::api::types::{Container, CreateContainer, Created};
 use crate::container::{files, names, process};
-use crate::ipam::{allocate, check_wanted};
 use crate::netlink::netns;
-use crate::policy::Policy;
 use crate::problem::{conflict, invalid};
-use crate::publish::{self, Binding, Mapping, Opened, Reservation, Surroundings, reserve_all};
-use crate::store::{
-    Command, ContainerRecord, EndpointRecord, NetworkRecord, Origin, ProcessId, State,
-};
+use crate::store::{Command, ContainerRecord, Mode, NetworkRecord, Origin, ProcessId, State};
 
 /// How long processes that were killed may take to be gone. More than a moment means that
 /// the kernel waits for a device.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
-
-/// A planned interface.
-pub(super) struct Plan {
-    pub(super) network: NetworkRecord,
-    pub(super) endpoint: EndpointRecord,
-    pub(super) reservations: Vec<Reservation>,
-    /// The network was made for it.
-    made_network: bool,
-}
-
-/// Published ports that were found for an endpoint.
-pub(super) struct Reserved {
-    /// Those at its own addresses.
-    pub(super) opened: Vec<Opened>,
-    /// Those of the host.
-    pub(super) reservations: Vec<Reservation>,
-}
 
 impl Agent {
     /// Prepares a container for its supervisor.
@@ -51,13 +31,10 @@ impl Agent {
     pub async fn create_container(self: &Arc<Self>, new: CreateContainer) -> Result<Created> {
         let mut held = self.held.lock().await;
         let name = self.new_name(new.connect.name.as_deref())?;
-        let hostname = match new.hostname {
-            Some(hostname) => {
-                names::check_hostname(&hostname)?;
-                hostname
-            }
-            None => name.clone(),
-        };
+        let mode = plan::mode(&new.connect)?;
+        if let Some(hostname) = &new.hostname {
+            names::check_hostname(hostname)?;
+        }
         if new.argv.is_empty() {
             return Err(invalid("a container needs a command to run"));
         }
@@ -67,29 +44,51 @@ impl Agent {
                 new.supervisor
             ))
         })?;
-        let plan = self.plan_endpoint(&mut held, &new.connect).await?;
+        let surroundings = self.surroundings(&name, &mode, new.hostname.as_deref())?;
         let mut record = ContainerRecord {
+            mode,
             command: Some(Command {
                 argv: new.argv,
                 detached: new.detached,
                 remove: new.remove,
-                hostname: hostname.clone(),
+                hostname: surroundings.hostname.clone(),
             }),
             supervisor: Some(supervisor.clone()),
             created: now(),
-            ..ContainerRecord::new(&name, &plan.network.name, Origin::Own)
+            ..ContainerRecord::new(&name, Origin::Own)
         };
-        self.make_container(&mut held, &mut record, plan, None)
+        let mut made = None;
+        let mut warnings = Vec::new();
+        if record.mode == Mode::Networks {
+            made = self
+                .plan_container(&mut held, &mut record, &new.connect, &[])
+                .await?;
+        } else if !new.connect.publish.is_empty() {
+            warnings.push(format!(
+                "published ports are discarded: with --network {} the container has no address \
+                 of its own",
+                record.mode.word().unwrap_or_default()
+            ));
+        }
+        self.make_container(&mut held, &mut record, made, None)
             .await?;
         self.watch(&name, supervisor, Role::Supervisor);
         let files = self.files_path(&name);
+        let Surroundings {
+            hostname,
+            netns,
+            netns_id,
+            files: shared,
+        } = surroundings;
         Ok(Created {
-            netns: self.netns_path(&name),
+            netns,
+            netns_id,
+            warnings,
             agent: std::process::id(),
             hostname,
-            resolv_conf: files.join("resolv.conf"),
-            hosts: files.join("hosts"),
-            hostname_file: files.join("hostname"),
+            resolv_conf: shared.join("resolv.conf"),
+            hosts: shared.join("hosts"),
+            hostname_file: shared.join("hostname"),
             log: files.join("log"),
             exit_file: files.join("exit"),
             name,
@@ -117,225 +116,100 @@ impl Agent {
         }
     }
 
-    /// Finds network, addresses and ports for a container.
-    pub(super) async fn plan_endpoint(&self, held: &mut Held, connect: &Connect) -> Result<Plan> {
-        let mut mappings = Vec::new();
-        for text in &connect.publish {
-            mappings.extend(publish::parse(text)?);
-        }
-        let known = self.store.networks()?.len();
-        let mut network = self.network_for(held, connect.network.as_deref()).await?;
-        let made_network = self.store.networks()?.len() > known;
-        if network.policy.internal && !mappings.is_empty() {
-            return Err(invalid(format!(
-                "network {} is internal, so nobody outside could reach a published port, leave \
-                 out -p or choose another network",
-                network.name
-            )));
-        }
-        let network_policy = network.policy.clone();
-        let planned = self
-            .plan_addresses(&mut network, connect)
-            .and_then(|mut endpoint| {
-                let reserved = self.reserve_ports(held, &network_policy, mappings, &endpoint)?;
-                endpoint.opened = reserved.opened;
-                endpoint.ports = bindings(&reserved.reservations).collect();
-                Ok((endpoint, reserved.reservations))
-            });
-        match planned {
-            Ok((endpoint, reservations)) => Ok(Plan {
-                network,
-                endpoint,
-                reservations,
-                made_network,
-            }),
-            Err(error) => {
-                if made_network {
-                    self.unmake_network(&network).await?;
-                }
-                Err(error)
-            }
-        }
-    }
-
-    /// Reserves ports of the host for an endpoint.
-    pub(super) fn reserve_ports(
-        &self,
-        held: &mut Held,
-        policy: &Policy,
-        mut mappings: Vec<Mapping>,
-        endpoint: &EndpointRecord,
-    ) -> Result<Reserved> {
-        let mut families = (endpoint.addr4.is_some(), endpoint.addr6.is_some());
-        let opened = publish::split(policy, &mut mappings, &mut families);
-        let host: Vec<IpAddr> = held.host_addresses.iter().map(|(ip, _)| *ip).collect();
-        let containers = self.store.containers()?;
-        let holder = |binding: &Binding| {
-            let collides = |container: &&ContainerRecord| {
-                let endpoint = container.endpoint.as_ref();
-                endpoint.is_some_and(|e| e.ports.iter().any(|port| port.collides(binding)))
-            };
-            containers
-                .iter()
-                .find(collides)
-                .map(|container| container.name.clone())
-        };
-        let surroundings = Surroundings {
-            families,
-            host: &host,
-            held: held.reservations.values().map(Vec::len).sum(),
-            holder: &holder,
-        };
-        let reservations = blocking(|| reserve_all(&mappings, &surroundings, &mut held.ephemeral))?;
-        Ok(Reserved {
-            opened,
-            reservations,
-        })
-    }
-
-    fn plan_addresses(
-        &self,
-        network: &mut NetworkRecord,
-        connect: &Connect,
-    ) -> Result<EndpointRecord> {
-        let used = self.store.leases(network.id)?;
-        let mut addresses = Vec::new();
-        for (v4, wanted) in [
-            (true, connect.ip.map(IpAddr::V4)),
-            (false, connect.ip6.map(IpAddr::V6)),
-        ] {
-            let address = match (network.subnet(v4), wanted) {
-                (None, None) => continue,
-                (None, Some(wanted)) => {
-                    let family = if v4 { "IPv4" } else { "IPv6" };
-                    return Err(invalid(format!(
-                        "address {wanted} cannot be had: network {} has no {family} subnet",
-                        network.name
-                    )));
-                }
-                (Some(subnet), Some(wanted)) => {
-                    check_wanted(subnet, &used, wanted)?;
-                    self.check_not_elsewhere(network, wanted)?;
-                    wanted
-                }
-                (Some(subnet), None) => {
-                    let last = network.last_leases.iter().find(|last| last.is_ipv4() == v4);
-                    let address =
-                        self.beside_tunnels(network, last.copied(), &used, |last, used| {
-                            allocate(subnet, used, last)
-                        })?;
-                    network.last_leases.retain(|last| last.is_ipv4() != v4);
-                    network.last_leases.push(address);
-                    address
-                }
-            };
-            addresses.push(address);
-        }
-        self.store.put_network(network)?;
-        Ok(EndpointRecord {
-            network_id: network.id,
-            // It gets one when it is made.
-            device: String::new(),
-            ifindex: 0,
-            mac: names::random_mac()?,
-            addr4: addresses.iter().find_map(|address| match address {
-                IpAddr::V4(address) => Some(*address),
-                IpAddr::V6(_) => None,
-            }),
-            addr6: addresses.iter().find_map(|address| match address {
-                IpAddr::V6(address) => Some(*address),
-                IpAddr::V4(_) => None,
-            }),
-            ports: Vec::new(),
-            opened: Vec::new(),
-        })
-    }
-
     /// Writes the intent, makes the kernel state, marks it as made; or undoes all of it.
-    /// `foreign` is the namespace of somebody else.
+    /// `made_network` was made for it; `foreign` is the namespace of somebody else.
     pub(super) async fn make_container(
         &self,
         held: &mut Held,
         record: &mut ContainerRecord,
-        plan: Plan,
+        made_network: Option<NetworkRecord>,
         foreign: Option<&fs::File>,
     ) -> Result<()> {
-        let Plan {
-            network,
-            mut endpoint,
-            reservations,
-            made_network,
-        } = plan;
-        let spare = self.take_spare(network.mtu, network.local_mtu).await;
-        match &spare {
-            Some(spare) => {
-                endpoint.device.clone_from(&spare.device);
-                endpoint.mac = spare.mac;
-            }
-            None => endpoint.device = self.new_device()?,
-        }
-        record.endpoint = Some(endpoint.clone());
-        let name = record.name.clone();
-        let made = async {
-            self.store.put_container(record)?;
-            held.reservations.insert(name.clone(), reservations);
-            let own_netns;
-            let netns = match foreign {
-                Some(netns) => netns,
-                None => {
-                    let path = self.netns_path(&name);
-                    // Whatever has this name belongs to nobody: names are unique.
-                    blocking(|| {
-                        netns::remove(&path)?;
-                        match &spare {
-                            Some(spare) => spare.name(&path),
-                            None => netns::create(&path),
-                        }
-                    })?;
-                    own_netns = netns::open(&path)?
-                        .ok_or_else(|| anyhow!("{} lost its mount", path.display()))?;
-                    &own_netns
-                }
-            };
-            let own = foreign.is_none();
-            self.make_endpoint(&name, &network, &mut endpoint, netns, own, spare.as_ref())
-                .await?;
-            if foreign.is_none() {
-                self.write_files(record, &endpoint)?;
-            }
-            record.endpoint = Some(endpoint);
-            record.state = State::Created;
-            self.store.put_container(record)
-        }
-        .await;
+        let made = self.try_make_container(record, foreign).await;
         let Err(error) = made else {
-            log::info!(
-                "container {name} is connected to network {}",
-                record.network
-            );
+            let networks = record.network_names().join(", ");
+            let networks = record.mode.word().unwrap_or(networks);
+            log::info!("container {} is connected to {networks}", record.name);
             self.announce_change();
             return Ok(());
         };
         record.state = State::Creating;
-        if let Err(second) = self.unmake_endpoint(held, record).await {
-            log::error!("cannot clean up after container {name}: {second:#}");
+        if let Err(second) = self.unmake_container(held, record).await {
+            log::error!(
+                "cannot clean up after container {}: {second:#}",
+                record.name
+            );
         }
-        self.forget(&name);
-        if made_network && let Err(second) = self.unmake_network(&network).await {
-            log::error!("cannot clean up after network {}: {second:#}", network.name);
-        }
+        self.forget(&record.name);
+        self.unmake_made(made_network.as_ref()).await;
         Err(error)
     }
 
-    fn write_files(&self, record: &ContainerRecord, endpoint: &EndpointRecord) -> Result<()> {
+    async fn try_make_container(
+        &self,
+        record: &mut ContainerRecord,
+        foreign: Option<&fs::File>,
+    ) -> Result<()> {
+        let networks = self.store.networks()?;
+        let mut places = Vec::new();
+        for (place, endpoint) in record.endpoints.iter_mut().enumerate() {
+            let network = network_of(endpoint, &networks)
+                .with_context(|| format!("network {} is gone", endpoint.network))?;
+            let in_place = place == 0 && foreign.is_none();
+            let source = self.plan_device(endpoint, network, in_place).await?;
+            endpoint.ready = true;
+            places.push((place, source));
+        }
+        self.store.put_container(record)?;
+        let own_netns;
+        let (netns, occasion) = match foreign {
+            Some(netns) => (Some(netns), Occasion::Attach),
+            None if record.has_own_namespace() => {
+                let path = self.netns_path(&record.name);
+                let spare = places.first().and_then(|(_, source)| source.in_place());
+                // Whatever has this name belongs to nobody: names are unique.
+                blocking(|| {
+                    netns::remove(&path)?;
+                    match spare {
+                        Some(spare) => spare.name(&path),
+                        None => netns::create(&path),
+                    }
+                })?;
+                own_netns = netns::open(&path)?
+                    .ok_or_else(|| anyhow!("{} lost its mount", path.display()))?;
+                (Some(&own_netns), Occasion::NewNamespace)
+            }
+            None => (None, Occasion::Later),
+        };
+        if let Some(netns) = netns {
+            self.make_endpoints(record, &networks, netns, occasion, places)
+                .await?;
+            self.publish_all(record, &networks)?;
+        }
+        if foreign.is_none() {
+            self.write_files(record)?;
+        }
+        record.state = State::Created;
+        self.store.put_container(record)
+    }
+
+    fn write_files(&self, record: &ContainerRecord) -> Result<()> {
         let Some(command) = &record.command else {
             return Ok(());
         };
         let folder = self.files_path(&record.name);
         let _ = fs::remove_dir_all(&folder);
         fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        let resolv_conf = files::resolv_conf(&files::host_resolv_conf(), endpoint.addr6.is_some());
-        let hosts = files::hosts(&command.hostname, &record.name, endpoint.addresses());
+        let v6 = record.addresses().any(|address| address.is_ipv6());
+        let (resolv_conf, hosts) = if record.mode == Mode::Host {
+            // What the host's own programs read is right for it, too.
+            (read("/etc/resolv.conf"), read("/etc/hosts"))
+        } else {
+            (
+                files::resolv_conf(&files::host_resolv_conf(), v6),
+                files::hosts(&command.hostname, &record.name, record.addresses()),
+            )
+        };
         for (name, text, mode) in [
             ("resolv.conf", resolv_conf, 0o644),
             ("hosts", hosts, 0o644),
@@ -355,6 +229,16 @@ impl Agent {
         Ok(())
     }
 
+    /// Writes a container's hosts file anew, in place: it is mounted into the container.
+    pub(super) fn refresh_hosts(&self, record: &ContainerRecord) -> Result<()> {
+        let Some(command) = &record.command else {
+            return Ok(());
+        };
+        let path = self.files_path(&record.name).join("hosts");
+        let hosts = files::hosts(&command.hostname, &record.name, record.addresses());
+        fs::write(&path, hosts).with_context(|| format!("cannot write {}", path.display()))
+    }
+
     /// The supervisor tells that the command runs.
     ///
     /// # Errors
@@ -369,6 +253,7 @@ impl Agent {
         }
         let process =
             ProcessId::of(pid).ok_or_else(|| invalid(format!("process {pid} does not exist")))?;
+        self.note_processes(&record, &process)?;
         record.state = State::Running {
             process: process.clone(),
             since: now(),
@@ -404,7 +289,7 @@ impl Agent {
         code: Option<i32>,
     ) -> Result<()> {
         self.kill_processes(&record);
-        if let Err(error) = self.unmake_endpoint(held, &record).await {
+        if let Err(error) = self.unmake_container(held, &record).await {
             // The next start finds what is left, as nobody's.
             log::error!("cannot clean up after container {}: {error:#}", record.name);
         }
@@ -416,8 +301,12 @@ impl Agent {
         {
             self.forget(&record.name);
         } else {
-            record.state = State::Exited { code, at: now() };
-            record.endpoint = None;
+            record.state = State::Exited {
+                code,
+                at: now(),
+                networks: record.network_names(),
+            };
+            record.endpoints = Vec::new();
             record.supervisor = None;
             self.store.put_container(&record)?;
         }
@@ -425,20 +314,9 @@ impl Agent {
         Ok(())
     }
 
-    /// Kills what still runs in a namespace that is ours.
+    /// Kills what still runs of a container that is ours.
     pub(super) fn kill_processes(&self, record: &ContainerRecord) {
-        let path = self.netns_path(&record.name);
-        if !record.is_own() {
-            return;
-        }
-        match netns::open(&path) {
-            // Whatever somebody mounted there: never end the host's processes.
-            Ok(Some(netns)) if netns::is_own(&netns).is_ok_and(|own| !own) => {}
-            _ => return,
-        }
-        if let Ok(identity) = netns::identity(&path)
-            && !blocking(|| process::kill_all(identity, KILL_PATIENCE))
-        {
+        if !blocking(|| process::kill_all(|| self.processes_of(record), KILL_PATIENCE)) {
             log::warn!("processes of container {} do not end", record.name);
         }
     }
@@ -482,7 +360,7 @@ impl Agent {
         }
         if !record.is_exited() {
             self.kill_processes(&record);
-            self.unmake_endpoint(&mut held, &record).await?;
+            self.unmake_container(&mut held, &record).await?;
         }
         self.forget(name);
         log::info!("container {name} is gone");
@@ -499,9 +377,9 @@ impl Agent {
     }
 }
 
-/// All bindings of some reservations.
-pub(super) fn bindings(reservations: &[Reservation]) -> impl Iterator<Item = Binding> {
-    reservations.iter().flat_map(Reservation::bindings)
+/// A file of the host; nothing if there is none.
+fn read(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_default()
 }
 
 fn refuse_to_remove(name: &str) -> anyhow::Error {

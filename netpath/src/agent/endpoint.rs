@@ -1,48 +1,120 @@
-//! The kernel state of a container's interface: a veth pair, addresses, routes, maps.
+//! The kernel state of containers' interfaces: veth pairs, addresses, routes, maps.
 
-use std::collections::HashSet;
 use std::fs::File;
 use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
 
 use anyhow::{Context, Result};
-use ipnet::IpNet;
 use netpath_common::policy::OVERLAY;
 
-use super::container::bindings;
+use super::gateway::{Gateways, network_of};
+use super::inside::{Inside, Interface};
+use super::ports::{open_port_specs, port_specs};
 use super::spare::Spare;
 use super::{Agent, Held, blocking};
-use crate::datapath::{EndpointSpec, OpenPortSpec, PortSpec};
-use crate::netlink::{Netlink, NewVeth, netns, sysctl};
-use crate::publish::{Binding, Opened, reserve_each};
+use crate::datapath::{EndpointSpec, PortSpec};
+use crate::netlink::{NewVeth, netns};
 use crate::store::{ContainerRecord, EndpointRecord, NetworkRecord};
 
-/// Name of the interface in the container.
-pub const INTERFACE: &str = "eth0";
+/// What the names of interfaces in containers begin with.
+const PREFIX: &str = "eth";
+/// Name of the first interface in a container.
+pub const FIRST_INTERFACE: &str = "eth0";
+
+/// Where a container's interface comes from.
+#[derive(Debug)]
+pub(super) enum Source {
+    /// It is to be made.
+    New,
+    /// It is a spare one.
+    Spare(Spare),
+    /// It is a spare one, and its namespace is the container's.
+    InPlace(Spare),
+}
+
+/// When a container gets interfaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Occasion {
+    /// Its namespace is the agent's own, and new.
+    NewNamespace,
+    /// The namespace of somebody else is attached.
+    Attach,
+    /// It has been there for a while, perhaps with other interfaces: default routes are set by
+    /// [`Agent::route_out`].
+    Later,
+}
+
+impl Source {
+    /// The spare whose namespace is the container's.
+    pub(super) fn in_place(&self) -> Option<&Spare> {
+        match self {
+            Self::New | Self::Spare(_) => None,
+            Self::InPlace(spare) => Some(spare),
+        }
+    }
+}
 
 impl Agent {
-    /// Makes a container's interface in `netns` and everything that belongs to it.
-    pub(super) async fn make_endpoint(
+    /// Makes interfaces of a container in `netns`, and all that belongs to them but the published
+    /// ports: those at the given places in the list of its endpoints.
+    pub(super) async fn make_endpoints(
+        &self,
+        record: &mut ContainerRecord,
+        networks: &[NetworkRecord],
+        netns: &File,
+        occasion: Occasion,
+        places: Vec<(usize, Source)>,
+    ) -> Result<()> {
+        let name = record.name.clone();
+        let gateways = Gateways::choose(&record.endpoints, networks);
+        let mut inside = Inside {
+            new: occasion == Occasion::NewNamespace,
+            interfaces: Vec::new(),
+        };
+        let mut made = Vec::new();
+        for (place, source) in places {
+            let endpoint = record.endpoints.get_mut(place).context("no such place")?;
+            let network = network_of(endpoint, networks)
+                .with_context(|| format!("network {} is gone", endpoint.network))?;
+            self.make_device(&name, network, endpoint, netns, &source)
+                .await?;
+            let leads_out = match occasion {
+                Occasion::NewNamespace | Occasion::Attach => gateways.families(place),
+                Occasion::Later => [false; 2],
+            };
+            inside
+                .interfaces
+                .push(Interface::new(network, endpoint, leads_out));
+            made.push(endpoint.clone());
+        }
+        self.set_up_inside(&name, netns, &inside)?;
+        for endpoint in &made {
+            self.announce(endpoint);
+        }
+        Ok(())
+    }
+
+    async fn make_device(
         &self,
         name: &str,
         network: &NetworkRecord,
         endpoint: &mut EndpointRecord,
         netns: &File,
-        own: bool,
-        spare: Option<&Spare>,
+        source: &Source,
     ) -> Result<()> {
         let device = endpoint.device.as_str();
         let new = NewVeth {
             name: device,
             peer_netns: netns::borrow(netns),
-            peer_name: INTERFACE,
+            peer_name: &endpoint.interface,
             peer_mac: endpoint.mac,
             mtu: network.mtu,
             local_mtu: network.local_mtu,
         };
-        let there = match spare {
-            Some(_) if own => true,
-            Some(spare) => self.hand_over(spare, &new).await?,
-            None => false,
+        let there = match source {
+            Source::InPlace(_) => true,
+            Source::Spare(spare) => self.hand_over(spare, &new).await?,
+            Source::New => false,
         };
         if !there {
             self.netlink.add_veth(&new).await?;
@@ -50,21 +122,19 @@ impl Agent {
         let alias = format!("netpath container {name}");
         endpoint.ifindex = self.prepare_host_end(device, &alias).await?;
         // The programs must be there before the first packet is.
-        self.add_to_datapath(network, endpoint)?;
-        let inside = Inside::new(network, endpoint, own);
-        blocking(|| netns::inside(netns::borrow(netns), || inside.configure()))
-            .with_context(|| format!("cannot set up {INTERFACE} of container {name}"))?;
-        self.announce(endpoint);
-        Ok(())
+        let spec = endpoint_spec(network, endpoint, Some(netns));
+        self.with_datapath(|datapath| datapath.add_endpoint(&spec))
     }
 
-    /// Puts an endpoint whose device is there, and its ports, into the maps.
+    /// Puts an endpoint whose device is there, and its ports, into the maps. Its namespace is
+    /// `netns`.
     pub(super) fn add_to_datapath(
         &self,
         network: &NetworkRecord,
         endpoint: &EndpointRecord,
+        netns: Option<&File>,
     ) -> Result<()> {
-        let spec = endpoint_spec(network, endpoint);
+        let spec = endpoint_spec(network, endpoint, netns);
         let ports: Vec<PortSpec> = port_specs(endpoint).collect();
         self.with_datapath(|datapath| {
             datapath.add_endpoint(&spec)?;
@@ -73,37 +143,49 @@ impl Agent {
         })
     }
 
+    /// Removes all of an interface's kernel state that there may be. What was never made or
+    /// is gone already is fine. All of it is tried; returns what failed.
+    pub(super) async fn unmake_endpoint(&self, endpoint: &EndpointRecord) -> Vec<anyhow::Error> {
+        let mut problems = Vec::new();
+        // An agent that was killed did not write down the index.
+        let ours = match self.netlink.link(&endpoint.device).await {
+            Ok(link) => link.filter(|link| link.is_ours()),
+            Err(error) => return vec![error],
+        };
+        let index = ours.as_ref().map_or(endpoint.ifindex, |link| link.index);
+        let ports: Vec<PortSpec> = port_specs(endpoint).collect();
+        problems.extend(
+            self.with_datapath(|datapath| {
+                datapath.unpublish(&ports)?;
+                if index != 0 {
+                    datapath.remove_endpoint(index)
+                } else {
+                    Ok(())
+                }
+            })
+            .err(),
+        );
+        if ours.is_some() {
+            problems.extend(self.netlink.delete_link(&endpoint.device).await.err());
+        }
+        problems
+    }
+
     /// Removes all of a container's kernel state that there may be. What was never made
     /// or is gone already is fine.
-    pub(super) async fn unmake_endpoint(
+    pub(super) async fn unmake_container(
         &self,
         held: &mut Held,
         record: &ContainerRecord,
     ) -> Result<()> {
         let mut problems = Vec::new();
-        if let Some(endpoint) = &record.endpoint {
-            // An agent that was killed did not write down the index.
-            let present = self.netlink.link(&endpoint.device).await?;
-            let ours = present.filter(|link| link.is_ours());
-            let index = ours.as_ref().map_or(endpoint.ifindex, |link| link.index);
-            let ports: Vec<PortSpec> = port_specs(endpoint).collect();
-            problems.extend(
-                self.with_datapath(|datapath| {
-                    datapath.unpublish(&ports)?;
-                    if index != 0 {
-                        datapath.remove_endpoint(index)
-                    } else {
-                        Ok(())
-                    }
-                })
-                .err(),
-            );
-            if ours.is_some() {
-                problems.extend(self.netlink.delete_link(&endpoint.device).await.err());
-            }
+        for endpoint in &record.endpoints {
+            problems.extend(self.unmake_endpoint(endpoint).await);
         }
-        if record.is_own() {
+        if record.has_own_namespace() {
             problems.extend(blocking(|| netns::remove(&self.netns_path(&record.name))).err());
+        } else {
+            problems.extend(self.forget_processes(&record.name).err());
         }
         held.reservations.remove(&record.name);
         held.beyond_repair.remove(&record.name);
@@ -118,141 +200,28 @@ impl Agent {
         }
         first.map_or(Ok(()), Err)
     }
+}
 
-    /// Reserves the published ports that nobody holds for us: after a start, or because
-    /// somebody else had them then.
-    pub(super) fn reserve_missing(&self, held: &mut Held) -> Result<()> {
-        for container in self.store.containers()? {
-            let Some(endpoint) = &container.endpoint else {
-                continue;
-            };
-            let reservations = held.reservations.entry(container.name.clone()).or_default();
-            if bindings(reservations).count() == endpoint.ports.len() {
-                continue;
-            }
-            let reserved: HashSet<Binding> = bindings(reservations).collect();
-            let missing = endpoint
-                .ports
-                .iter()
-                .filter(|port| !reserved.contains(port));
-            reservations.extend(reserve_each(missing.copied()));
+/// A name for another interface of a container that has these: the first that is free, counting
+/// from 0.
+pub(super) fn free_interface(taken: &[&str]) -> String {
+    let mut number = 0u32;
+    loop {
+        let name = format!("{PREFIX}{number}");
+        if !taken.contains(&name.as_str()) {
+            return name;
         }
-        Ok(())
+        number += 1;
     }
 }
 
-/// What is to be done inside a container's namespace.
-struct Inside {
-    /// Addresses with their subnets.
-    addresses: Vec<IpNet>,
-    link_local: Option<IpNet>,
-    gateways: Vec<IpAddr>,
-    /// Whether the gateways lead anywhere.
-    internal: bool,
-    mtu: u32,
-    local_mtu: u32,
-    v6: bool,
-    own: bool,
-}
-
-impl Inside {
-    fn new(network: &NetworkRecord, endpoint: &EndpointRecord, own: bool) -> Self {
-        let mut addresses = Vec::new();
-        let mut gateways = Vec::new();
-        for address in endpoint.addresses() {
-            if let Some(subnet) = network.subnet(address.is_ipv4()) {
-                addresses.extend(IpNet::new(address, subnet.prefix.prefix_len()));
-                gateways.extend(subnet.gateway);
-            }
-        }
-        // Given by us, so that the datapath knows it; /64 is what link-local means.
-        let link_local = endpoint.link_local();
-        let link_local = link_local.and_then(|address| IpNet::new(address.into(), 64).ok());
-        Self {
-            addresses,
-            link_local,
-            gateways,
-            internal: network.policy.internal,
-            mtu: network.mtu,
-            local_mtu: network.local_mtu,
-            v6: endpoint.addr6.is_some(),
-            own,
-        }
-    }
-
-    /// To be called on a thread inside the namespace.
-    fn configure(&self) -> Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_io()
-            .build()
-            .context("cannot start a runtime")?;
-        runtime.block_on(async {
-            let netlink = Netlink::connect()?;
-            let links = netlink.links().await?;
-            let find = |name: &str| {
-                let link = links.iter().find(|link| link.name == name);
-                link.map(|link| link.index)
-                    .with_context(|| format!("there is no device {name}"))
-            };
-            // A namespace of somebody else has the loopback that its owner wants.
-            if self.own {
-                netlink.set_up(find("lo")?).await?;
-                // As in Docker's containers: programs need no privilege for the ports of
-                // a namespace of their own, nor for ping.
-                sysctl::set("ipv4/ip_unprivileged_port_start", "0")?;
-                sysctl::set("ipv4/ping_group_range", "0 2147483647")?;
-            }
-            let index = find(INTERFACE)?;
-            let settings: &[(&str, &str)] = if self.v6 {
-                // No address but ours, from nobody: gen mode 1 is "none".
-                &[
-                    ("disable_ipv6", "0"),
-                    ("accept_ra", "0"),
-                    ("autoconf", "0"),
-                    ("accept_dad", "0"),
-                    ("dad_transmits", "0"),
-                    ("addr_gen_mode", "1"),
-                ]
-            } else {
-                &[("disable_ipv6", "1")]
-            };
-            for (setting, value) in settings {
-                sysctl::set(&format!("ipv6/conf/{INTERFACE}/{setting}"), value)?;
-            }
-            if let Some(address) = self.link_local {
-                netlink.add_address(index, address).await?;
-            }
-            for address in &self.addresses {
-                netlink.add_address_alone(index, *address).await?;
-            }
-            netlink.set_up(index).await?;
-            self.add_routes(&netlink, index).await
-        })
-    }
-
-    /// Neighbours are reached with larger packets than everybody else. The interface keeps the
-    /// MTU of the way out: programs look at it.
-    async fn add_routes(&self, netlink: &Netlink, index: u32) -> Result<()> {
-        for address in &self.addresses {
-            let (subnet, source) = (address.trunc(), address.addr());
-            netlink
-                .add_link_route(index, subnet, source, self.local_mtu)
-                .await?;
-            let own = |gateway: &&IpAddr| gateway.is_ipv4() == source.is_ipv4();
-            for gateway in self.gateways.iter().filter(own) {
-                netlink
-                    .add_link_route(index, (*gateway).into(), source, self.mtu)
-                    .await?;
-                if !self.internal {
-                    netlink.add_default_route(index, *gateway).await?;
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-fn endpoint_spec(network: &NetworkRecord, endpoint: &EndpointRecord) -> EndpointSpec {
+fn endpoint_spec(
+    network: &NetworkRecord,
+    endpoint: &EndpointRecord,
+    netns: Option<&File>,
+) -> EndpointSpec {
+    // The kernel's numbers of namespaces have 32 bits.
+    let inode = netns.and_then(|netns| u32::try_from(netns.metadata().ok()?.ino()).ok());
     let (subnet4, subnet6) = (network.subnet(true), network.subnet(false));
     let length = |subnet: Option<&crate::ipam::Subnet>| {
         subnet.map_or(0, |subnet| subnet.prefix.prefix_len())
@@ -282,56 +251,17 @@ fn endpoint_spec(network: &NetworkRecord, endpoint: &EndpointRecord) -> Endpoint
             } else {
                 0
             },
+        netns: inode.unwrap_or_default(),
     }
 }
 
-/// The published ports of an endpoint as the datapath wants them.
-pub(super) fn port_specs(endpoint: &EndpointRecord) -> impl Iterator<Item = PortSpec> {
-    endpoint.ports.iter().filter_map(|binding: &Binding| {
-        let container_ip = if binding.host_ip.is_ipv4() {
-            IpAddr::V4(endpoint.addr4?)
-        } else {
-            IpAddr::V6(endpoint.addr6?)
-        };
-        Some(PortSpec {
-            host_ip: binding.host_ip,
-            proto: binding.proto,
-            host_port: binding.host_port,
-            endpoint_ifindex: endpoint.ifindex,
-            container_ip,
-            container_port: binding.container_port,
-        })
-    })
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// The ports at which an endpoint is reached by its own addresses, as far as the policy of its
-/// network makes use of them.
-pub(super) fn open_port_specs(
-    network: &NetworkRecord,
-    endpoint: &EndpointRecord,
-) -> impl Iterator<Item = OpenPortSpec> {
-    // What is published at a loopback address is for the host alone.
-    let beyond = |binding: &&Binding| !binding.host_ip.is_loopback();
-    let published = endpoint.ports.iter().filter(beyond).map(|binding| Opened {
-        v4: binding.host_ip.is_ipv4(),
-        proto: binding.proto,
-        port: binding.container_port,
-    });
-    let all: HashSet<Opened> = published.chain(endpoint.opened.iter().copied()).collect();
-    all.into_iter()
-        .filter(|opened| network.policy.needs_open_ports(opened.v4))
-        .filter_map(|opened| {
-            let addr = if opened.v4 {
-                IpAddr::V4(endpoint.addr4?)
-            } else {
-                IpAddr::V6(endpoint.addr6?)
-            };
-            Some(OpenPortSpec {
-                endpoint_ifindex: endpoint.ifindex,
-                network: endpoint.network_id,
-                addr,
-                proto: opened.proto,
-                port: opened.port,
-            })
-        })
+    #[test]
+    fn the_first_free_name_is_taken() {
+        assert_eq!(free_interface(&[]), FIRST_INTERFACE);
+        assert_eq!(free_interface(&["lo", "eth0", "eth2"]), "eth1");
+    }
 }

@@ -72,7 +72,7 @@ struct Filter {
 /// Where a container is.
 #[derive(Debug)]
 struct Place {
-    ifindex: u32,
+    devices: Vec<u32>,
     addresses: Vec<IpAddr>,
 }
 
@@ -210,13 +210,15 @@ impl Agent {
 
     fn place(&self, name: &str) -> Result<Place> {
         let record = self.store.container(name)?;
-        let endpoint = record
-            .endpoint
-            .ok_or_else(|| not_found(format!("container {name} has no network, it has ended")))?;
-        let link_local = endpoint.link_local().map(IpAddr::V6);
+        if record.endpoints.is_empty() {
+            return Err(not_found(super::view::without_network(&record)));
+        }
+        let endpoints = record.endpoints.iter();
+        let link_local = endpoints.clone().filter_map(|e| e.link_local());
+        let link_local = link_local.map(IpAddr::V6);
         Ok(Place {
-            ifindex: endpoint.ifindex,
-            addresses: endpoint.addresses().chain(link_local).collect(),
+            devices: endpoints.map(|endpoint| endpoint.ifindex).collect(),
+            addresses: record.addresses().chain(link_local).collect(),
         })
     }
 }
@@ -321,7 +323,7 @@ impl Filter {
             return false;
         }
         self.container.as_ref().is_none_or(|place| {
-            event.ifindex == place.ifindex
+            place.devices.contains(&event.ifindex)
                 || addresses.iter().any(|ip| place.addresses.contains(ip))
         })
     }

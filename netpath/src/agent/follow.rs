@@ -1,10 +1,13 @@
 //! Keeping up with the host's devices and addresses.
 
+use std::fs::File;
 use std::net::IpAddr;
 use std::sync::PoisonError;
 
 use anyhow::{Context, Result};
 
+use super::endpoint::{Occasion, Source};
+use super::gateway::network_of;
 use super::{Agent, Held, Uplink};
 use crate::netlink::{Address, Link};
 use crate::store::{ContainerRecord, State};
@@ -130,28 +133,35 @@ impl Agent {
             }
             remade.push(network.name);
         }
+        let networks = self.store.networks()?;
         for record in containers {
-            let Some(endpoint) = &record.endpoint else {
-                continue;
-            };
             if record.state == State::Creating || held.beyond_repair.contains(&record.name) {
                 continue;
             }
-            if !is_there(endpoint.ifindex) {
-                self.repair_container(held, record).await;
-            } else if remade.contains(&record.network) {
-                self.add_to_datapath(&self.store.network(&record.network)?, endpoint)?;
+            let mut lost = Vec::new();
+            for (place, endpoint) in record.endpoints.iter().enumerate() {
+                if !is_there(endpoint.ifindex) {
+                    lost.push(place);
+                } else if remade.contains(&endpoint.network)
+                    && let Some(network) = network_of(endpoint, &networks)
+                {
+                    let netns = self.open_netns(&record);
+                    self.add_to_datapath(network, endpoint, netns.as_ref())?;
+                }
+            }
+            if !lost.is_empty() {
+                self.repair_container(held, record, lost).await;
             }
         }
         Ok(())
     }
 
-    async fn repair_container(&self, held: &mut Held, record: ContainerRecord) {
+    async fn repair_container(&self, held: &mut Held, record: ContainerRecord, lost: Vec<usize>) {
         let name = record.name.clone();
         let netns = self.open_netns(&record);
         if netns.is_none() && !record.is_own() {
             log::info!("the namespace of {name} is gone, it is detached");
-            if let Err(error) = self.unmake_endpoint(held, &record).await {
+            if let Err(error) = self.unmake_container(held, &record).await {
                 log::error!("cannot clean up after {name}: {error:#}");
             }
             self.forget(&name);
@@ -165,8 +175,21 @@ impl Agent {
             // Its end is being dealt with.
             return;
         }
-        log::warn!("the interface of container {name} is gone, making it anew");
-        if let Err(error) = self.remake_endpoint(record, netns).await {
+        self.remake(held, record, lost, netns).await;
+    }
+
+    /// Makes lost interfaces of a container anew in the namespace it has: those at the given
+    /// places in the list of its endpoints.
+    pub(super) async fn remake(
+        &self,
+        held: &mut Held,
+        record: ContainerRecord,
+        lost: Vec<usize>,
+        netns: Option<File>,
+    ) {
+        let name = record.name.clone();
+        log::warn!("an interface of container {name} is gone, making it anew");
+        if let Err(error) = self.try_remake(record, lost, netns).await {
             // Trying again at once would fail again, and each try makes and removes a
             // device, which is a reason to look around.
             held.beyond_repair.insert(name.clone());
@@ -174,33 +197,32 @@ impl Agent {
         }
     }
 
-    /// Makes a container's interface anew in the namespace it has.
-    pub(super) async fn remake_endpoint(
+    async fn try_remake(
         &self,
         mut record: ContainerRecord,
-        netns: Option<std::fs::File>,
+        lost: Vec<usize>,
+        netns: Option<File>,
     ) -> Result<()> {
         let netns = netns.context("its namespace is gone")?;
-        let mut endpoint = record.endpoint.take().context("it has no interface")?;
-        let network = self.store.network(&record.network)?;
-        if endpoint.ifindex != 0 {
+        let networks = self.store.networks()?;
+        let lost_ones = || lost.iter().filter_map(|place| record.endpoints.get(*place));
+        let devices: Vec<String> = lost_ones().map(|e| e.device.clone()).collect();
+        for endpoint in lost_ones().filter(|endpoint| endpoint.ifindex != 0) {
             self.with_datapath(|datapath| datapath.remove_endpoint(endpoint.ifindex))?;
         }
-        let made = self
-            .make_endpoint(
-                &record.name,
-                &network,
-                &mut endpoint,
-                &netns,
-                record.is_own(),
-                None,
-            )
-            .await;
-        if let Err(error) = made {
-            self.netlink.delete_link(&endpoint.device).await?;
+        let places = lost.iter().map(|place| (*place, Source::New)).collect();
+        let made = async {
+            self.make_endpoints(&mut record, &networks, &netns, Occasion::Later, places)
+                .await?;
+            self.route_out(&record, &record, &netns, &networks)?;
+            self.publish_all(&record, &networks)
+        };
+        if let Err(error) = made.await {
+            for device in devices {
+                self.netlink.delete_link(&device).await?;
+            }
             return Err(error);
         }
-        record.endpoint = Some(endpoint);
         self.store.put_container(&record)
     }
 }

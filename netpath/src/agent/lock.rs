@@ -13,6 +13,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::settings::Settings;
+use super::share::UTS;
 use crate::doctor;
 use crate::problem::{conflict, invalid};
 
@@ -39,6 +40,7 @@ impl Locks {
             run_dir.clone(),
             run_dir.join("netns"),
             run_dir.join("containers"),
+            run_dir.join(UTS),
         ] {
             make_folder(&folder, 0o755)?;
         }

@@ -3,12 +3,15 @@
 //! * [`settings`], [`timeouts`]: what it was started with; `snat_range`: ports that it keeps from
 //!   the host
 //! * [`lock`]: one agent for one set of folders and one network namespace
-//! * `network`, `container`, `attach`, `stop`: the operations of the API
+//! * `network`, `container`, `attach`, `connect`, `stop`: the operations of the API; `plan`: what
+//!   is looked for before anything is made; `share`: containers in the namespace of somebody else
 //! * `docker`: Docker's networks and endpoints
 //! * `deny`: whom the uplinks do not let in; `events`: those who watch; `explain`: what would
 //!   become of a packet
 //! * `overlay`: networks that reach across hosts; `tunnel`: where users say which
-//! * `endpoint`: the kernel state of one container's interface; `announce`: tells its neighbours
+//! * `endpoint`: the kernel state of containers' interfaces; `inside`: what is done in their
+//!   namespaces; `announce`: tells their neighbours
+//! * `gateway`: which of a container's networks leads out; `ports`: published ports follow it
 //! * `reconcile`: at the start, makes kernel state and the store agree
 //! * `follow`: keeps up with the host's devices and addresses
 //! * `watch`: waits for processes
@@ -22,6 +25,7 @@
 
 mod announce;
 mod attach;
+mod connect;
 mod container;
 mod deny;
 mod docker;
@@ -29,12 +33,17 @@ mod endpoint;
 mod events;
 mod explain;
 mod follow;
+mod gateway;
+mod inside;
 pub mod lock;
 mod network;
 mod overlay;
+mod plan;
+mod ports;
 pub mod purge;
 mod reconcile;
 pub mod settings;
+mod share;
 mod snat_range;
 mod spare;
 mod stop;
@@ -111,7 +120,7 @@ struct Held {
     host_addresses: Vec<(IpAddr, u32)>,
     /// Trusted devices by network id, as the datapath knows them; `None` before the first look.
     trusted: Option<Vec<(u16, u32)>>,
-    /// Containers whose lost interface could not be made anew.
+    /// Containers with a lost interface that could not be made anew.
     beyond_repair: HashSet<String>,
 }
 

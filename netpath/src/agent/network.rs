@@ -346,7 +346,7 @@ impl Agent {
             .store
             .containers()?
             .into_iter()
-            .filter(|container| container.network == name && container.endpoint.is_some())
+            .filter(|container| container.endpoint_in(name).is_some())
             .map(|container| container.name)
             .collect();
         if !users.is_empty() {
@@ -362,12 +362,12 @@ impl Agent {
     }
 
     /// The network of a request; the default one is made if it is not there yet.
-    pub(super) async fn network_for(
-        &self,
-        held: &mut Held,
-        name: Option<&str>,
-    ) -> Result<NetworkRecord> {
-        let wanted = name.unwrap_or(DEFAULT_NETWORK);
+    pub(super) async fn network_for(&self, held: &mut Held, wanted: &str) -> Result<NetworkRecord> {
+        let wanted = if wanted == "default" {
+            DEFAULT_NETWORK
+        } else {
+            wanted
+        };
         let known = self
             .store
             .networks()?

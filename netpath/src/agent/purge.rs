@@ -11,8 +11,9 @@ use nix::sys::signal::Signal;
 
 use super::lock::{Locks, lock_folders, lock_namespace, remove_socket};
 use super::settings::Settings;
+use super::share::{UTS, uts_identity};
 use super::snat_range;
-use crate::container::process;
+use crate::container::process::{self, Space};
 use crate::datapath::Datapath;
 use crate::doctor;
 use crate::netlink::{Link, Netlink, netns};
@@ -40,11 +41,24 @@ pub fn purge(settings: &Settings) -> Result<Vec<String>> {
     for path in &namespaces {
         end_processes(path)?;
     }
+    let uts_dir = settings.run_dir.join(UTS);
+    let sharing = files_in(&uts_dir);
+    for path in &sharing {
+        if let Some(uts) = uts_identity(path)
+            && !process::kill_all(|| process::in_namespace(Space::Uts, uts), PATIENCE)
+        {
+            log::warn!("processes in {} do not end", path.display());
+        }
+    }
     end_supervisors(containers);
     remove_devices(known.as_ref(), &mut removed)?;
     for path in &namespaces {
         netns::remove(path)?;
         removed.push(format!("namespace {}", path.display()));
+    }
+    for path in &sharing {
+        netns::remove(path)?;
+        removed.push(path.display().to_string());
     }
     if settings.bpffs.exists() {
         Datapath::purge(&settings.bpffs)
@@ -67,6 +81,7 @@ pub fn purge(settings: &Settings) -> Result<Vec<String>> {
     for path in [
         settings.run_dir.join("containers"),
         netns_dir,
+        uts_dir,
         Store::path(&settings.state_dir),
         run_lock,
         state_lock,
@@ -124,7 +139,7 @@ fn end_processes(path: &Path) -> Result<()> {
         return Ok(());
     }
     let identity = netns::identity(path)?;
-    if !process::kill_all(identity, PATIENCE) {
+    if !process::kill_all(|| process::in_namespace(Space::Net, identity), PATIENCE) {
         log::warn!("processes in {} do not end", path.display());
     }
     Ok(())
@@ -178,7 +193,7 @@ impl Known {
             return self.vtep_mac.is_some() && link.mac == self.vtep_mac;
         }
         let networks = self.networks.iter().map(|n| (&n.device, n.ifindex));
-        let endpoints = self.containers.iter().filter_map(|c| c.endpoint.as_ref());
+        let endpoints = self.containers.iter().flat_map(|c| &c.endpoints);
         networks
             .chain(endpoints.map(|e| (&e.device, e.ifindex)))
             .any(|(name, index)| *name == link.name && [0, link.index].contains(&index))

@@ -11,8 +11,9 @@ use std::sync::{Arc, PoisonError};
 
 use anyhow::{Context, Result};
 
-use super::container::bindings;
-use super::endpoint::{open_port_specs, port_specs};
+use super::gateway::network_of;
+use super::ports::{bindings, open_port_specs, port_specs};
+use super::share::UTS;
 use super::watch::Role;
 use super::{Agent, Held, blocking};
 use crate::datapath::Keep;
@@ -79,24 +80,31 @@ impl Agent {
                 return self.finish(held, record, code).await;
             }
         };
-        let Some(endpoint) = &record.endpoint else {
-            return Ok(());
-        };
-        let link = self.netlink.link(&endpoint.device).await?;
-        if link.is_some_and(|link| link.is_ours() && link.index == endpoint.ifindex) {
-            // As long as our end is there, so is the namespace of the other.
-            self.add_to_datapath(&self.store.network(&record.network)?, endpoint)?;
-        } else {
-            let netns = self.open_netns(&record);
+        let mut record = record;
+        while let Some(place) = record.endpoints.iter().position(|endpoint| !endpoint.ready) {
+            log::info!("container {name}: an interface was not finished, removing it");
+            record = self.take_away(held, record, place).await?;
+        }
+        let networks = self.store.networks()?;
+        let netns = self.open_netns(&record);
+        let mut lost = Vec::new();
+        for (place, endpoint) in record.endpoints.iter().enumerate() {
+            let link = self.netlink.link(&endpoint.device).await?;
+            if link.is_some_and(|link| link.is_ours() && link.index == endpoint.ifindex) {
+                // As long as our end is there, so is the namespace of the other.
+                let network = network_of(endpoint, &networks)
+                    .with_context(|| format!("network {} is gone", endpoint.network))?;
+                self.add_to_datapath(network, endpoint, netns.as_ref())?;
+            } else {
+                lost.push(place);
+            }
+        }
+        if !lost.is_empty() {
             if netns.is_none() && !record.is_own() {
                 log::info!("the namespace of {name} is gone, it is detached");
                 return self.drop_container(held, &record).await;
             }
-            log::warn!("the interface of container {name} is gone, making it anew");
-            if let Err(error) = self.remake_endpoint(record, netns).await {
-                held.beyond_repair.insert(name.clone());
-                log::error!("container {name} stays without a network: {error:#}");
-            }
+            self.remake(held, record, lost, netns).await;
         }
         if let Some((process, role)) = process {
             self.watch(&name, process, role);
@@ -111,7 +119,7 @@ impl Agent {
         record: &ContainerRecord,
     ) -> Result<()> {
         self.kill_processes(record);
-        self.unmake_endpoint(held, record).await?;
+        self.unmake_container(held, record).await?;
         self.forget(&record.name);
         Ok(())
     }
@@ -127,7 +135,8 @@ impl Agent {
             .chain(
                 containers
                     .iter()
-                    .filter_map(|c| Some(c.endpoint.as_ref()?.device.clone())),
+                    .flat_map(|container| &container.endpoints)
+                    .map(|endpoint| endpoint.device.clone()),
             )
             .collect();
         for link in self.netlink.links().await? {
@@ -136,14 +145,22 @@ impl Agent {
                 self.netlink.delete_link(&link.name).await?;
             }
         }
-        let living = containers
-            .iter()
-            .filter(|c| c.is_own() && c.endpoint.is_some());
-        let living: HashSet<&str> = living.map(|container| container.name.as_str()).collect();
+        let living = |own: bool| -> HashSet<&str> {
+            let living = containers
+                .iter()
+                .filter(|c| c.is_own() && !c.is_exited() && c.has_own_namespace() == own);
+            living.map(|container| container.name.as_str()).collect()
+        };
+        let (with_own, sharing) = (living(true), living(false));
         for name in names_in(&self.settings.run_dir.join("netns")) {
-            if !living.contains(name.as_str()) {
+            if !with_own.contains(name.as_str()) {
                 log::info!("removing namespace {name}, which nobody owns");
                 blocking(|| netns::remove(&self.netns_path(&name)))?;
+            }
+        }
+        for name in names_in(&self.settings.run_dir.join(UTS)) {
+            if !sharing.contains(name.as_str()) {
+                blocking(|| self.forget_processes(&name))?;
             }
         }
         let known: HashSet<&str> = containers.iter().map(|c| c.name.as_str()).collect();
@@ -159,15 +176,12 @@ impl Agent {
     /// datapath sees packets first. But whoever took them should know.
     fn complain_about_ports(&self, held: &Held) -> Result<()> {
         for container in self.store.containers()? {
-            let Some(endpoint) = &container.endpoint else {
-                continue;
-            };
             let reservations = held.reservations.get(&container.name);
             let reserved: HashSet<Binding> = reservations
                 .into_iter()
                 .flat_map(|held| bindings(held))
                 .collect();
-            for port in &endpoint.ports {
+            for port in container.ports() {
                 if !reserved.contains(port) {
                     let by = crate::publish::find_holder(port.proto, port.host_ip, port.host_port);
                     let by = by.map(|holder| format!(" {holder}")).unwrap_or_default();
@@ -200,12 +214,14 @@ impl Agent {
                 .collect(),
             ..Keep::default()
         };
+        let networks = self.store.networks()?;
         for container in self.store.containers()? {
-            if let Some(endpoint) = &container.endpoint {
+            for endpoint in &container.endpoints {
                 keep.veths.push(endpoint.ifindex);
                 keep.ports.extend(port_specs(endpoint));
-                let network = self.store.network(&container.network)?;
-                keep.open_ports.extend(open_port_specs(&network, endpoint));
+                if let Some(network) = network_of(endpoint, &networks) {
+                    keep.open_ports.extend(open_port_specs(network, endpoint));
+                }
             }
         }
         Ok(keep)

@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tokio::sync::Notify;
 
-use super::endpoint::INTERFACE;
+use super::endpoint::FIRST_INTERFACE;
 use super::network::LOCAL_MTU;
 use super::{Agent, blocking};
 use crate::container::names;
@@ -89,7 +89,7 @@ impl Spare {
                 .context("cannot start a runtime")?
                 .block_on(async {
                     let netlink = Netlink::connect()?;
-                    let link = netlink.link(INTERFACE).await?;
+                    let link = netlink.link(FIRST_INTERFACE).await?;
                     let link = link.context("its other end is gone")?;
                     netlink.hand_over(link.index, new).await
                 })
@@ -135,7 +135,7 @@ impl Agent {
                 .add_veth(&NewVeth {
                     name: device,
                     peer_netns: netns::borrow(&spare.netns),
-                    peer_name: INTERFACE,
+                    peer_name: FIRST_INTERFACE,
                     peer_mac: spare.mac,
                     mtu: spare.mtu,
                     local_mtu: spare.local_mtu,

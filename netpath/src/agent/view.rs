@@ -5,9 +5,11 @@ use std::sync::PoisonError;
 use anyhow::Result;
 use ipnet::IpNet;
 
+use super::gateway::{Gateways, network_of};
 use super::{Agent, timeouts};
-use crate::api::types::{Container, Network, Overlay, Status, UplinkStatus};
-use crate::store::{ContainerRecord, NetworkRecord, Origin, State};
+use crate::api::types::{Connection, Container, Network, OpenedAt, Overlay, Status, UplinkStatus};
+use crate::publish::Opened;
+use crate::store::{ContainerRecord, EndpointRecord, NetworkRecord, Origin, State};
 
 impl Agent {
     /// How the agent is.
@@ -80,7 +82,7 @@ impl Agent {
         let containers = self.store.containers()?;
         let connected = containers
             .into_iter()
-            .filter(|container| container.network == record.name && container.endpoint.is_some());
+            .filter(|container| container.endpoint_in(&record.name).is_some());
         Ok(Network {
             name: record.name.clone(),
             id: record.id,
@@ -131,39 +133,19 @@ impl Agent {
         record: &ContainerRecord,
         networks: &[NetworkRecord],
     ) -> Container {
-        let network = networks
-            .iter()
-            .find(|network| network.name == record.network);
-        let endpoint = record.endpoint.as_ref();
-        let addresses = endpoint.map_or_else(Vec::new, |endpoint| {
-            endpoint
-                .addresses()
-                .filter_map(|address| {
-                    let subnet = network?.subnet(address.is_ipv4())?;
-                    IpNet::new(address, subnet.prefix.prefix_len()).ok()
-                })
-                .map(|address| address.to_string())
-                .collect()
-        });
         let command = record.command.as_ref();
         let (process, exit_code, ended) = match &record.state {
             State::Running { process, .. } => (Some(process), None, None),
-            State::Exited { code, at } => (None, *code, Some(*at)),
+            State::Exited { code, at, .. } => (None, *code, Some(*at)),
             State::Creating | State::Created => (None, None, None),
         };
         Container {
             name: record.name.clone(),
             state: state_name(record).into(),
-            network: record.network.clone(),
-            addresses,
-            mac: endpoint.map(|endpoint| show_mac(endpoint.mac)),
-            device: endpoint.map(|endpoint| endpoint.device.clone()),
-            ports: endpoint
-                .map(|endpoint| endpoint.ports.clone())
-                .unwrap_or_default(),
-            opened: endpoint
-                .map(|endpoint| endpoint.opened.clone())
-                .unwrap_or_default(),
+            mode: record.mode.word().unwrap_or_else(|| "networks".into()),
+            networks: connections(record, networks),
+            ports: record.ports().copied().collect(),
+            opened: record.endpoints.iter().flat_map(opened).collect(),
             command: command
                 .map(|command| command.argv.clone())
                 .unwrap_or_default(),
@@ -171,11 +153,7 @@ impl Agent {
             pid: process.map(|process| process.pid),
             start_time: process.map(|process| process.start_time),
             exit_code,
-            netns: match &record.origin {
-                Origin::Own => self.netns_path(&record.name),
-                Origin::Attached { path, .. } => path.into(),
-                Origin::Docker { sandbox, .. } => sandbox.clone().unwrap_or_default().into(),
-            },
+            netns: self.netns_file(record),
             netns_id: match &record.origin {
                 Origin::Own | Origin::Docker { .. } => None,
                 Origin::Attached { dev, ino, .. } => Some((*dev, *ino)),
@@ -190,6 +168,63 @@ impl Agent {
             created: record.created,
             ended,
         }
+    }
+}
+
+/// The interfaces of a container; of one that has ended, the names of its networks.
+fn connections(record: &ContainerRecord, networks: &[NetworkRecord]) -> Vec<Connection> {
+    if record.is_exited() {
+        let named = |network| Connection {
+            network,
+            ..Connection::default()
+        };
+        return record.network_names().into_iter().map(named).collect();
+    }
+    let gateways = Gateways::choose(&record.endpoints, networks);
+    let shown = (0..).zip(&record.endpoints).map(|(place, endpoint)| {
+        let network = network_of(endpoint, networks);
+        let subnet = |v4| network.and_then(|network| network.subnet(v4));
+        let addresses = endpoint.addresses().filter_map(|address| {
+            let prefix = subnet(address.is_ipv4())?.prefix;
+            IpNet::new(address, prefix.prefix_len()).ok()
+        });
+        let leads = |v4: &bool| gateways.of(*v4) == Some(place);
+        let default_gateways = [true, false].into_iter().filter(leads);
+        Connection {
+            network: endpoint.network.clone(),
+            interface: endpoint.interface.clone(),
+            addresses: addresses.map(|address| address.to_string()).collect(),
+            mac: Some(show_mac(endpoint.mac)),
+            device: Some(endpoint.device.clone()),
+            default_gateways: default_gateways
+                .filter_map(|v4| subnet(v4)?.gateway)
+                .collect(),
+            aliases: endpoint.aliases.clone(),
+            gw_priority: endpoint.gw_priority,
+            options: endpoint.options.clone(),
+        }
+    });
+    shown.collect()
+}
+
+/// The ports that are published at an interface's own addresses.
+fn opened(endpoint: &EndpointRecord) -> Vec<OpenedAt> {
+    let at = |port: &Opened| {
+        let ip = endpoint.addresses().find(|ip| ip.is_ipv4() == port.v4)?;
+        Some(OpenedAt { ip, port: *port })
+    };
+    endpoint.opened.iter().filter_map(at).collect()
+}
+
+/// Why a container has no interface.
+pub(super) fn without_network(record: &ContainerRecord) -> String {
+    let name = &record.name;
+    if record.is_exited() {
+        return format!("container {name} has no network, it has ended");
+    }
+    match record.mode.word() {
+        Some(word) => format!("container {name} has no network of its own, but --network {word}"),
+        None => format!("container {name} is in no network at the moment"),
     }
 }
 

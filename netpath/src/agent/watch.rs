@@ -94,7 +94,7 @@ impl Agent {
         }
         log::info!("container {name} is removed: its supervisor ended before it was started");
         self.kill_processes(&record);
-        self.unmake_endpoint(&mut held, &record).await?;
+        self.unmake_container(&mut held, &record).await?;
         self.forget(name);
         Ok(())
     }

@@ -10,15 +10,15 @@ use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 
 use super::types::{
-    AddTunnel, Attach, CreateContainer, CreateNetwork, Deny, ErrorBody, Exited, Explain, Started,
-    Stop, Watch,
+    AddTunnel, Attach, CreateContainer, CreateNetwork, Deny, ErrorBody, Exited, Explain, Join,
+    Started, Stop, Watch,
 };
 use crate::agent::Agent;
 use crate::problem::{Kind, invalid, kind_of};
@@ -54,6 +54,11 @@ pub fn router(agent: Arc<Agent>) -> Router {
         .route("/v1/containers/{name}/started", post(started))
         .route("/v1/containers/{name}/exited", post(exited))
         .route("/v1/containers/{name}/stop", post(stop))
+        .route("/v1/containers/{name}/networks", post(connect))
+        .route(
+            "/v1/containers/{name}/networks/{network}",
+            delete(disconnect),
+        )
         .route("/v1/attach", post(attach))
         .route("/v1/endpoints", get(endpoints))
         .route("/v1/ports", get(ports))
@@ -253,6 +258,22 @@ async fn remove_container(
     Checked(Query(query)): Checked<Query<RemoveQuery>>,
 ) -> Answer {
     to_the_end(async move { agent.remove_container(&name, query.force).await }).await
+}
+
+async fn connect(
+    State(agent): Shared,
+    Checked(Path(name)): Checked<Path<String>>,
+    Body(join): Body<Join>,
+) -> Answer {
+    to_the_end(async move { agent.connect(&name, join).await }).await
+}
+
+async fn disconnect(
+    State(agent): Shared,
+    Checked(Path((name, network))): Checked<Path<(String, String)>>,
+    Checked(Query(query)): Checked<Query<RemoveQuery>>,
+) -> Answer {
+    to_the_end(async move { agent.disconnect(&name, &network, query.force).await }).await
 }
 
 async fn attach(State(agent): Shared, Body(new): Body<Attach>) -> Answer {

@@ -406,18 +406,39 @@ pub struct Connect {
     /// Its name; without, the agent chooses one.
     #[serde(default)]
     pub name: Option<String>,
-    /// Its network; without, `bridge`, which is made when it is first needed.
+    /// Its networks; without any, `bridge`, which is made when it is first needed. Or alone
+    /// `host`, `none` or `container:NAME`.
     #[serde(default)]
-    pub network: Option<String>,
+    pub networks: Vec<Join>,
     /// Published ports in the grammar of `-p`.
     #[serde(default)]
     pub publish: Vec<String>,
-    /// Its IPv4 address; without, the agent chooses one.
+}
+
+/// A network, and how a container is to be in it. Also `POST /v1/containers/{name}/networks`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Join {
+    /// Its name.
+    pub network: String,
+    /// The container's IPv4 address; without, the agent chooses one.
     #[serde(default)]
     pub ip: Option<Ipv4Addr>,
-    /// Its IPv6 address; without, the agent chooses one if the network has IPv6.
+    /// The container's IPv6 address; without, the agent chooses one if the network has IPv6.
     #[serde(default)]
     pub ip6: Option<Ipv6Addr>,
+    /// MAC address of its interface; without, a random one.
+    #[serde(default)]
+    pub mac: Option<String>,
+    /// More names that it has in this network.
+    #[serde(default)]
+    pub aliases: Vec<String>,
+    /// Of several networks the one with the highest number leads out.
+    #[serde(default)]
+    pub gw_priority: i32,
+    /// Options for the network's driver.
+    #[serde(default)]
+    pub options: BTreeMap<String, String>,
 }
 
 /// Answer to [`CreateContainer`]: what the supervisor needs.
@@ -427,6 +448,13 @@ pub struct Created {
     pub name: String,
     /// File of its network namespace.
     pub netns: PathBuf,
+    /// Device and inode number of that namespace, if it is somebody else's: the file may name
+    /// another by now.
+    #[serde(default)]
+    pub netns_id: Option<(u64, u64)>,
+    /// What was not done of what was asked for.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     /// The agent's process: if it lives in another mount namespace, paths are found under
     /// `/proc/PID/root`.
     pub agent: u32,
@@ -491,19 +519,15 @@ pub struct Container {
     pub name: String,
     /// `created`, `running`, `attached`, `exited`, or `docker`: its life is Docker's to know.
     pub state: String,
-    /// Its network.
-    pub network: String,
-    /// Its addresses with the prefix length of their subnet.
-    pub addresses: Vec<String>,
-    /// MAC address of its interface.
-    pub mac: Option<String>,
-    /// The host's end of its interface.
-    pub device: Option<String>,
+    /// `networks`, or where else it has its network from: `host`, `none`, `container:NAME`.
+    pub mode: String,
+    /// Its networks. Of a container that ended they have names only.
+    pub networks: Vec<Connection>,
     /// Published ports.
     pub ports: Vec<Binding>,
     /// Ports that are published at its own addresses, and not at the host's.
     #[serde(default)]
-    pub opened: Vec<Opened>,
+    pub opened: Vec<OpenedAt>,
     /// Program and arguments.
     pub command: Vec<String>,
     /// Its host name.
@@ -529,6 +553,49 @@ pub struct Container {
     /// What Docker calls it, if it is a container of Docker's; the number is the endpoint's.
     #[serde(default)]
     pub docker: Option<Dockers>,
+}
+
+/// A port that is published at an address of the container itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenedAt {
+    /// The address.
+    pub ip: IpAddr,
+    /// The port.
+    #[serde(flatten)]
+    pub port: Opened,
+}
+
+/// A container's interface in one of its networks.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Connection {
+    /// The network.
+    pub network: String,
+    /// Name of the interface in the container.
+    pub interface: String,
+    /// Its addresses with the prefix length of their subnet.
+    pub addresses: Vec<String>,
+    /// MAC address of the interface.
+    pub mac: Option<String>,
+    /// The host's end of the interface.
+    pub device: Option<String>,
+    /// The gateways by which the container's default routes lead, as far as they are in this
+    /// network.
+    pub default_gateways: Vec<IpAddr>,
+    /// Names that it has here beside its own.
+    pub aliases: Vec<String>,
+    /// Of several networks the one with the highest number leads out.
+    pub gw_priority: i32,
+    /// Options for the network's driver.
+    pub options: BTreeMap<String, String>,
+}
+
+impl Connection {
+    /// Its addresses without prefix lengths.
+    pub fn ips(&self) -> impl Iterator<Item = IpAddr> {
+        let plain = |text: &String| text.split('/').next()?.parse().ok();
+        self.addresses.iter().filter_map(plain)
+    }
 }
 
 /// An error.

@@ -163,6 +163,7 @@ impl Host {
                 gateway_ifindex: self.gateway,
                 gateway_mac: MAC_GATE,
                 flags: 0,
+                netns: 0,
             })?;
         }
         datapath.publish(&[PortSpec {

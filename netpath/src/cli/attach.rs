@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 
 use super::Context;
-use super::run::ConnectArgs;
+use super::connect::ConnectArgs;
 use crate::api::types::{Attach, Container};
 use crate::output::{Format, print, print_json};
 
@@ -34,7 +34,7 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
     let netns = args.namespace.netns.map(std::path::absolute).transpose();
     let netns = netns.context("the path of the namespace is not usable")?;
     let attach = Attach {
-        connect: args.connect.into(),
+        connect: args.connect.request()?,
         netns,
         pid: args.namespace.pid,
     };

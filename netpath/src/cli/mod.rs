@@ -3,6 +3,7 @@
 mod agent;
 mod attach;
 mod bench;
+mod connect;
 mod deny;
 mod doctor;
 mod exec;

@@ -6,9 +6,10 @@ use std::net::IpAddr;
 use anyhow::Result;
 use clap::Subcommand;
 
-use super::{Context, for_each, key_value};
+use super::connect::JoinArgs;
+use super::{Context, container_path, for_each, key_value};
 use crate::api::client::Client;
-use crate::api::types::{CreateNetwork, Network};
+use crate::api::types::{Container, CreateNetwork, Network};
 use crate::container::names;
 use crate::docker;
 use crate::output::{Format, print, print_json, table};
@@ -32,12 +33,27 @@ enum Verb {
         /// Its name
         name: String,
     },
+    /// Connect a container that runs to a network
+    Connect(JoinArgs),
+    /// Disconnect a container from a network
+    Disconnect(Disconnect),
     /// Remove networks
     Rm {
         /// Their names
         #[arg(required = true)]
         names: Vec<String>,
     },
+}
+
+#[derive(Debug, clap::Args)]
+struct Disconnect {
+    /// The network
+    network: String,
+    /// The container
+    container: String,
+    /// Even if it is not connected, or not there at all
+    #[arg(short, long)]
+    force: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -91,6 +107,21 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
         }
         Verb::Ls => list(&client, context.output),
         Verb::Inspect { name } => print_json(&client.get::<Network>(&path(&name)?)?),
+        Verb::Connect(args) => {
+            let path = format!("{}/networks", container_path(&args.container)?);
+            let container: Container = client.post(&path, &args.request())?;
+            match context.output {
+                Format::Json => print_json(&container),
+                // As in Docker: done.
+                Format::Table => Ok(()),
+            }
+        }
+        Verb::Disconnect(args) => {
+            names::check("network", &args.network)?;
+            let container = container_path(&args.container)?;
+            let (network, force) = (&args.network, args.force);
+            client.delete(&format!("{container}/networks/{network}?force={force}"))
+        }
         Verb::Rm { names } => for_each(&names, |name| client.delete(&path(name)?)),
     }
 }

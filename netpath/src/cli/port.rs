@@ -1,6 +1,6 @@
 //! `netpath port`
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use anyhow::Result;
 
@@ -35,14 +35,8 @@ fn show(container: &Container) -> String {
         ));
     }
     for opened in &container.opened {
-        let own = container.addresses.iter().find_map(|address| {
-            let ip: IpAddr = address.split('/').next()?.parse().ok()?;
-            (ip.is_ipv4() == opened.v4).then_some(ip)
-        });
-        if let Some(own) = own {
-            let own = SocketAddr::new(own, opened.port);
-            text.push_str(&format!("{opened} -> {own}\n"));
-        }
+        let own = SocketAddr::new(opened.ip, opened.port.port);
+        text.push_str(&format!("{} -> {own}\n", opened.port));
     }
     text
 }

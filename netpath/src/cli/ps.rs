@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Result;
 
 use super::Context;
-use crate::api::types::Container;
+use crate::api::types::{Connection, Container};
 use crate::docker;
 use crate::output::{Format, duration, print, print_json, table};
 use crate::publish::runs;
@@ -59,17 +59,14 @@ fn row(container: &Container, now: u64) -> Vec<String> {
         }
         (state, _) => format!("{state} {}", since(container.created)),
     };
-    let addresses: Vec<&str> = container
-        .addresses
-        .iter()
-        .map(|address| {
-            address
-                .split_once('/')
-                .map_or(address.as_str(), |(ip, _)| ip)
-        })
-        .collect();
+    let networks: Vec<&str> = match &container.networks[..] {
+        [] if container.mode != "networks" => vec![&container.mode],
+        networks => networks.iter().map(|n| n.network.as_str()).collect(),
+    };
+    let addresses = container.networks.iter().flat_map(Connection::ips);
+    let addresses: Vec<String> = addresses.map(|ip| ip.to_string()).collect();
     let mut ports = runs::show(&container.ports);
-    for opened in container.opened.iter().map(ToString::to_string) {
+    for opened in container.opened.iter().map(|o| o.port.to_string()) {
         // Once for both families.
         if !ports.contains(&opened) {
             ports.push(opened);
@@ -90,7 +87,7 @@ fn row(container: &Container, now: u64) -> Vec<String> {
     }
     vec![
         shown_name(container).to_owned(),
-        container.network.clone(),
+        networks.join(", "),
         addresses.join(", "),
         status,
         ports.join(", "),

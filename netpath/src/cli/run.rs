@@ -1,12 +1,12 @@
 //! `netpath run`
 
-use std::net::{Ipv4Addr, Ipv6Addr};
 use std::process::ExitCode;
 
 use anyhow::Result;
 
 use super::Context;
-use crate::api::types::{Connect, CreateContainer};
+use super::connect::ConnectArgs;
+use crate::api::types::CreateContainer;
 use crate::container::lookup;
 use crate::container::shim::{self, Job, Report};
 use crate::container::supervise::{self, Streams};
@@ -40,42 +40,6 @@ pub struct Args {
     pub command: Vec<String>,
 }
 
-/// How a container is connected; shared with `attach`.
-#[derive(Debug, clap::Args)]
-pub struct ConnectArgs {
-    /// Its name [default: a random one]
-    #[arg(long)]
-    name: Option<String>,
-
-    /// Its network [default: bridge, which is made when it is first needed]
-    #[arg(long, value_name = "NAME")]
-    network: Option<String>,
-
-    /// Publish ports: [HOST-IP:][HOST-PORT[-PORT]:]CONTAINER-PORT[-PORT][/tcp|udp|sctp]
-    #[arg(short, long, value_name = "SPEC")]
-    pub publish: Vec<String>,
-
-    /// Its IPv4 address [default: a free one]
-    #[arg(long, value_name = "ADDRESS")]
-    ip: Option<Ipv4Addr>,
-
-    /// Its IPv6 address [default: a free one]
-    #[arg(long, value_name = "ADDRESS")]
-    ip6: Option<Ipv6Addr>,
-}
-
-impl From<ConnectArgs> for Connect {
-    fn from(args: ConnectArgs) -> Self {
-        Self {
-            name: args.name,
-            network: args.network,
-            publish: args.publish,
-            ip: args.ip,
-            ip6: args.ip6,
-        }
-    }
-}
-
 pub fn run(args: Args, context: &Context) -> Result<ExitCode> {
     if !doctor::has_capability() {
         return Err(invalid(
@@ -99,7 +63,7 @@ pub fn run(args: Args, context: &Context) -> Result<ExitCode> {
         }
     };
     let request = CreateContainer {
-        connect: args.connect.into(),
+        connect: args.connect.request()?,
         hostname: args.hostname,
         argv: args.command,
         detached: args.detach,
@@ -115,7 +79,10 @@ pub fn run(args: Args, context: &Context) -> Result<ExitCode> {
             env,
         };
         return match shim::launch(&job)? {
-            Report::Running(name) => print(&format!("{name}\n")).map(|()| ExitCode::SUCCESS),
+            Report::Running { name, warnings } => {
+                warn(&warnings);
+                print(&format!("{name}\n")).map(|()| ExitCode::SUCCESS)
+            }
             Report::Failed { error, code } => {
                 complain(&error);
                 Ok(ExitCode::from(code))
@@ -127,9 +94,16 @@ pub fn run(args: Args, context: &Context) -> Result<ExitCode> {
         .map(|(name, value)| (name.into(), value.into()))
         .collect();
     let supervised = supervise::start(&client, &request, program, env, &Streams::Inherited)?;
+    warn(supervised.warnings());
     let code = supervised.wait()?;
     // Exit codes have eight bits.
     Ok(ExitCode::from(code as u8))
+}
+
+fn warn(warnings: &[String]) {
+    for warning in warnings {
+        complain(&format!("warning: {warning}"));
+    }
 }
 
 /// `KEY=VALUE`, or `KEY` alone for the value that it has here.

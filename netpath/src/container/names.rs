@@ -81,6 +81,40 @@ pub fn random_mac() -> Result<[u8; 6]> {
     Ok(mac)
 }
 
+/// Reads a MAC address of one interface: six bytes in hexadecimal, separated by colons or
+/// dashes.
+///
+/// # Errors
+/// A sentence that quotes it.
+pub fn parse_mac(text: &str) -> Result<[u8; 6]> {
+    let refuse = |why: &str| {
+        Err(invalid(format!(
+            "\"{}\" {why}, write one like 02:42:ac:11:00:02",
+            text.escape_debug()
+        )))
+    };
+    let mut mac = [0; 6];
+    let mut parts = text.split([':', '-']);
+    for byte in &mut mac {
+        let digits = parts.next().unwrap_or_default();
+        let hexadecimal = digits.len() == 2 && digits.bytes().all(|b| b.is_ascii_hexdigit());
+        match u8::from_str_radix(digits, 16) {
+            Ok(value) if hexadecimal => *byte = value,
+            _ => return refuse("is no MAC address"),
+        }
+    }
+    if parts.next().is_some() {
+        return refuse("is no MAC address");
+    }
+    if mac[0] & 1 != 0 {
+        return refuse("is a MAC address of a group");
+    }
+    if mac == [0; 6] {
+        return refuse("is nobody's MAC address");
+    }
+    Ok(mac)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,5 +140,27 @@ mod tests {
         }
         assert!(check("network", &generate().unwrap()).is_ok());
         assert_eq!(random_mac().unwrap()[0] & 3, 2);
+    }
+
+    #[test]
+    fn mac_addresses() {
+        assert_eq!(
+            parse_mac("02:42:AC:11:00:02").unwrap(),
+            [2, 66, 172, 17, 0, 2]
+        );
+        assert_eq!(parse_mac("02-00-00-00-00-01").unwrap(), [2, 0, 0, 0, 0, 1]);
+        for bad in [
+            "",
+            "02:42:ac:11:00",
+            "02:42:ac:11:00:02:03",
+            "2:42:ac:11:0:2",
+            "02:42:ac:11:00:0g",
+            "+2:42:ac:11:00:02",
+            "01:00:5e:00:00:01",
+            "00:00:00:00:00:00",
+            "ff:ff:ff:ff:ff:ff",
+        ] {
+            assert!(parse_mac(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -119,8 +119,26 @@ impl Pidfd {
     }
 }
 
-/// Every process whose main thread is in this network namespace, but not this process.
-pub fn in_namespace(netns: Identity) -> Vec<u32> {
+/// A kind of namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Space {
+    /// Network.
+    Net,
+    /// Host name.
+    Uts,
+}
+
+/// The namespace that the main thread of a process is in; `None` if it has ended.
+pub fn namespace_of(pid: u32, space: Space) -> Option<Identity> {
+    let space = match space {
+        Space::Net => "net",
+        Space::Uts => "uts",
+    };
+    identity(Path::new(&format!("/proc/{pid}/ns/{space}"))).ok()
+}
+
+/// Every process whose main thread is in this namespace, but not this process.
+pub fn in_namespace(space: Space, namespace: Identity) -> Vec<u32> {
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();
     };
@@ -128,19 +146,17 @@ pub fn in_namespace(netns: Identity) -> Vec<u32> {
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
         .filter(|pid| *pid != std::process::id())
-        .filter(|pid| {
-            identity(Path::new(&format!("/proc/{pid}/ns/net"))).is_ok_and(|found| found == netns)
-        })
+        .filter(|pid| namespace_of(*pid, space) == Some(namespace))
         .collect()
 }
 
-/// Kills every process of a network namespace and waits until none is left; false if some
-/// are after `patience` (a process in an uninterruptible wait of the kernel).
-pub fn kill_all(netns: Identity, patience: Duration) -> bool {
+/// Kills every process that `find` names, and waits until it names none; false if it does
+/// after `patience` (a process in an uninterruptible wait of the kernel).
+pub fn kill_all(find: impl Fn() -> Vec<u32>, patience: Duration) -> bool {
     let end = Instant::now() + patience;
     loop {
         // Again and again: a process may have forked while we looked.
-        let found = in_namespace(netns);
+        let found = find();
         if found.is_empty() {
             return true;
         }

@@ -37,8 +37,13 @@ pub struct Job {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Report {
-    /// The command runs in the container of this name.
-    Running(String),
+    /// The command runs in a container.
+    Running {
+        /// The name.
+        name: String,
+        /// What was not done of what was asked for.
+        warnings: Vec<String>,
+    },
     /// It could not be started; nothing is left.
     Failed {
         /// A sentence.
@@ -104,7 +109,10 @@ pub fn run() -> Result<()> {
     let client = Client::new(job.socket);
     let started = supervise::start(&client, &job.request, job.program, env, &Streams::Log);
     let report = match &started {
-        Ok(supervised) => Report::Running(supervised.name().to_owned()),
+        Ok(supervised) => Report::Running {
+            name: supervised.name().to_owned(),
+            warnings: supervised.warnings().to_owned(),
+        },
         Err(error) => Report::Failed {
             error: format!("{error:#}"),
             code: exit_code(error),

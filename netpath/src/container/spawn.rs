@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -18,6 +19,7 @@ use nix::unistd::sethostname;
 use super::lookup::{NOT_EXECUTABLE, Unusable};
 use crate::api::types::Created;
 use crate::netlink::netns;
+use crate::problem::conflict;
 
 /// A command to start.
 pub struct Spawn {
@@ -56,7 +58,7 @@ impl Spawn {
             program,
             argv,
             env,
-            netns: open_netns(&created.netns, created.agent)?,
+            netns: open_netns(&created.netns, created.agent, created.netns_id)?,
             hostname: created.hostname.clone(),
             mounts: mounts.into(),
         })
@@ -158,11 +160,25 @@ fn visible(path: &Path, agent: u32) -> PathBuf {
     }
 }
 
-/// Opens a container's network namespace, through the agent if need be.
+/// Opens a container's network namespace, through the agent if need be. `id`, device and inode
+/// number, says which one it has to be.
 ///
 /// # Errors
-/// It is not there, or not a namespace.
-pub fn open_netns(path: &Path, agent: u32) -> Result<File> {
+/// It is not there, not a namespace, or another one.
+fn open_netns(path: &Path, agent: u32, id: Option<(u64, u64)>) -> Result<File> {
+    let file = open_visible(path, agent)?;
+    let meta = file.metadata().context("cannot look at the namespace")?;
+    if id.is_none_or(|id| id == (meta.dev(), meta.ino())) {
+        return Ok(file);
+    }
+    Err(conflict(format!(
+        "{} is not the network any more that the container was to be in: whose it was has just \
+         ended",
+        path.display()
+    )))
+}
+
+fn open_visible(path: &Path, agent: u32) -> Result<File> {
     if let Ok(Some(file)) = netns::open(path) {
         return Ok(file);
     }

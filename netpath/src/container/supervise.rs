@@ -105,6 +105,11 @@ impl Supervised {
         &self.created.name
     }
 
+    /// What was not done of what was asked for.
+    pub fn warnings(&self) -> &[String] {
+        &self.created.warnings
+    }
+
     /// Hands signals on until the command ends, reports its end and returns its exit code.
     ///
     /// # Errors

@@ -246,6 +246,11 @@ impl Env for Live<'_> {
 
     fn refund(&self, _slot: u32) {}
 
+    fn netns_of(&self, ifindex: u32) -> u32 {
+        let veth = self.datapath.tables.veths.get(&ifindex);
+        veth.ok().flatten().map_or(0, |veth| veth.netns)
+    }
+
     fn receiver(&self, _: u32) -> Option<&Receiver> {
         // The short way ends where the long one does, which is asked about here.
         None

@@ -275,7 +275,8 @@ impl Datapath {
             mac: Mac::new(spec.mac),
             gateway_mac: Mac::new(spec.gateway_mac),
             flags: spec.flags & (INTERNAL | ICC_OFF | OVERLAY),
-            reserved: [0; 7],
+            reserved: [0; 3],
+            netns: spec.netns,
         };
         self.slots.insert(spec.ifindex, slot);
         self.tables.veths.insert(spec.ifindex, veth)?;

@@ -69,6 +69,8 @@ pub struct EndpointSpec {
     pub gateway_mac: [u8; 6],
     /// Flags of the network's policy.
     pub flags: u8,
+    /// Inode number of the network namespace of the container's interface; 0 if unknown.
+    pub netns: u32,
 }
 
 /// A published port.

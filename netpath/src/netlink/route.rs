@@ -78,6 +78,19 @@ impl Route {
     }
 }
 
+fn default_route(index: u32, gateway: IpAddr) -> RouteMessage {
+    match gateway {
+        IpAddr::V4(gateway) => RouteMessageBuilder::<Ipv4Addr>::new()
+            .output_interface(index)
+            .gateway(gateway)
+            .build(),
+        IpAddr::V6(gateway) => RouteMessageBuilder::<Ipv6Addr>::new()
+            .output_interface(index)
+            .gateway(gateway)
+            .build(),
+    }
+}
+
 fn ip(address: &RouteAddress) -> Option<IpAddr> {
     match address {
         RouteAddress::Inet(ip) => Some((*ip).into()),
@@ -192,17 +205,7 @@ impl Netlink {
     /// # Errors
     /// The kernel's; it says so if there is one already.
     pub async fn add_default_route(&self, index: u32, gateway: IpAddr) -> Result<()> {
-        let message = match gateway {
-            IpAddr::V4(gateway) => RouteMessageBuilder::<Ipv4Addr>::new()
-                .output_interface(index)
-                .gateway(gateway)
-                .build(),
-            IpAddr::V6(gateway) => RouteMessageBuilder::<Ipv6Addr>::new()
-                .output_interface(index)
-                .gateway(gateway)
-                .build(),
-        };
-        self.add_route(message)
+        self.add_route(default_route(index, gateway))
             .await
             .with_context(|| format!("cannot add the default route by {gateway}"))
     }
@@ -236,6 +239,34 @@ impl Netlink {
         {
             Err(error) if error.raw_os_error() != Some(libc::ESRCH) => {
                 Err(error).with_context(|| format!("cannot remove the route to {destination}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Puts a default route in the place of the one that there is, without a moment between.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub async fn replace_default_route(&self, index: u32, gateway: IpAddr) -> Result<()> {
+        let request = self.handle.route().add(default_route(index, gateway));
+        request
+            .replace()
+            .execute()
+            .await
+            .map_err(to_io)
+            .with_context(|| format!("cannot move the default route to {gateway}"))
+    }
+
+    /// Removes the default route by `gateway`; one that is gone is fine.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub async fn remove_default_route(&self, index: u32, gateway: IpAddr) -> Result<()> {
+        let request = self.handle.route().del(default_route(index, gateway));
+        match request.execute().await.map_err(to_io) {
+            Err(error) if error.raw_os_error() != Some(libc::ESRCH) => {
+                Err(error).with_context(|| format!("cannot remove the default route by {gateway}"))
             }
             _ => Ok(()),
         }

@@ -47,10 +47,7 @@ pub fn reserve_all(
     let mut groups = group(mappings, surroundings)?;
     check_limit(&groups, surroundings.held)?;
     // What leaves the least choice comes first, so that nobody is given what another needs.
-    groups.sort_by_key(|group| match group.mapping.host {
-        HostPorts::Range(low, high) => u32::from(high - low),
-        HostPorts::Ephemeral => u32::MAX,
-    });
+    groups.sort_by_key(|group| group.mapping.host.choice());
     let mut candidates = None;
     let mut reservations: Vec<Reservation> = Vec::with_capacity(mappings.len());
     for group in &groups {

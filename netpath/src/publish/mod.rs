@@ -1,12 +1,14 @@
 //! Published ports: Docker's `-p` grammar, and sockets that really reserve what it names.
 //!
-//! * `spec`: the grammar; `allocate`: which ports its mappings get
+//! * `spec`: the grammar; `allocate`: which ports its mappings get; `keep`: which they have
+//! * `opened`: ports that are published at a container's own address
 //! * [`ephemeral`]: the ports of those that name none
 //! * `reserve`: the sockets; `owner`: who else has a port
 //! * [`runs`]: many bindings in few words
 
 mod allocate;
 pub mod ephemeral;
+mod keep;
 mod opened;
 mod owner;
 mod reserve;
@@ -21,7 +23,8 @@ use serde::{Deserialize, Serialize};
 
 pub use allocate::{Surroundings, reserve_all};
 pub use ephemeral::EphemeralPorts;
-pub use opened::{Opened, split};
+pub use keep::{Kept, keep};
+pub use opened::{Opened, Split, WaysOut, opened, split};
 pub use owner::{Holder, find_holder};
 pub use reserve::{Reservation, reserve_each};
 pub use spec::{HostPorts, Mapping, parse};

@@ -16,6 +16,16 @@ pub enum HostPorts {
     Range(u16, u16),
 }
 
+impl HostPorts {
+    /// How many others there are to choose from: what leaves the least choice comes first.
+    pub fn choice(self) -> u32 {
+        match self {
+            Self::Range(low, high) => u32::from(high - low),
+            Self::Ephemeral => u32::MAX,
+        }
+    }
+}
+
 /// One port of a container to publish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mapping {

@@ -26,7 +26,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use records::{
-    Command, ContainerRecord, DockerNetwork, Driver, EndpointRecord, NetworkRecord, Origin,
+    Command, ContainerRecord, DockerNetwork, Driver, EndpointRecord, Mode, NetworkRecord, Origin,
     OverlayRecord, ProcessId, State,
 };
 
@@ -201,29 +201,27 @@ impl Store {
         })
     }
 
-    /// Inserts or replaces a container together with the leases of its endpoint; a
-    /// container whose endpoint is gone holds none.
+    /// Inserts or replaces a container together with the leases of its endpoints.
     ///
     /// # Errors
     /// An address is another container's, or the store cannot be written.
     pub fn put_container(&self, container: &ContainerRecord) -> Result<()> {
         self.write(|transaction| {
+            give_back(transaction, &container.name)?;
             put(transaction, CONTAINERS, &container.name, container)?;
             let mut leases = transaction.open_table(LEASES)?;
-            leases.retain(|_, holder| holder != container.name)?;
-            let Some(endpoint) = &container.endpoint else {
-                return Ok(());
-            };
-            for address in endpoint.addresses() {
-                let holder = leases.insert(
-                    lease_key(endpoint.network_id, &octets(address)),
-                    &*container.name,
-                )?;
-                if let Some(holder) = holder {
-                    return Err(conflict(format!(
-                        "address {address} belongs to container {}",
-                        holder.value()
-                    )));
+            for endpoint in &container.endpoints {
+                for address in endpoint.addresses() {
+                    let holder = leases.insert(
+                        lease_key(endpoint.network_id, &octets(address)),
+                        &*container.name,
+                    )?;
+                    if let Some(holder) = holder {
+                        return Err(conflict(format!(
+                            "address {address} belongs to container {}",
+                            holder.value()
+                        )));
+                    }
                 }
             }
             Ok(())
@@ -236,10 +234,8 @@ impl Store {
     /// The store cannot be written.
     pub fn remove_container(&self, name: &str) -> Result<()> {
         self.write(|transaction| {
+            give_back(transaction, name)?;
             transaction.open_table(CONTAINERS)?.remove(name)?;
-            transaction
-                .open_table(LEASES)?
-                .retain(|_, holder| holder != name)?;
             Ok(())
         })
     }
@@ -417,6 +413,30 @@ fn put<T: Serialize>(
     Ok(())
 }
 
+/// Removes the leases of a container, as its record has them. (All leases would have to be read
+/// to find them by their holder, and there may be thousands.)
+fn give_back(transaction: &redb::WriteTransaction, name: &str) -> Result<()> {
+    let containers = transaction.open_table(CONTAINERS)?;
+    let Some(value) = containers.get(name)? else {
+        return Ok(());
+    };
+    let record: ContainerRecord = decode(name, value.value())?;
+    let mut leases = transaction.open_table(LEASES)?;
+    for endpoint in &record.endpoints {
+        for address in endpoint.addresses() {
+            let octets = octets(address);
+            let key = lease_key(endpoint.network_id, &octets);
+            let own = leases
+                .get(key)?
+                .is_some_and(|holder| holder.value() == name);
+            if own {
+                leases.remove(key)?;
+            }
+        }
+    }
+    Ok(())
+}
+
 fn decode<T: DeserializeOwned>(name: &str, value: &[u8]) -> Result<T> {
     serde_json::from_slice(value).with_context(|| format!("the record of {name} is damaged"))
 }
@@ -449,13 +469,14 @@ mod tests {
     use super::*;
 
     fn container(name: &str, address: Option<Ipv4Addr>) -> ContainerRecord {
+        let endpoint = |address| EndpointRecord {
+            network_id: 7,
+            addr4: Some(address),
+            ..EndpointRecord::default()
+        };
         ContainerRecord {
-            endpoint: address.map(|address| EndpointRecord {
-                network_id: 7,
-                addr4: Some(address),
-                ..EndpointRecord::default()
-            }),
-            ..ContainerRecord::new(name, "net", Origin::Own)
+            endpoints: address.into_iter().map(endpoint).collect(),
+            ..ContainerRecord::new(name, Origin::Own)
         }
     }
 
@@ -493,6 +514,28 @@ mod tests {
                 .to_string()
                 .contains("no container is named b")
         );
+    }
+
+    #[test]
+    fn a_container_of_several_networks_holds_leases_in_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let address = Ipv4Addr::new(10, 0, 0, 2);
+        let mut record = container("a", Some(address));
+        record.endpoints.push(EndpointRecord {
+            network_id: 8,
+            addr4: Some(address),
+            ..EndpointRecord::default()
+        });
+        store.put_container(&record).unwrap();
+        let leases = |network| store.leases(network).unwrap().len();
+        assert_eq!((leases(7), leases(8)), (1, 1));
+        record.endpoints.remove(0);
+        store.put_container(&record).unwrap();
+        assert_eq!((leases(7), leases(8)), (0, 1));
+        record.endpoints[0].network_id = 7;
+        store.put_container(&record).unwrap();
+        assert_eq!((leases(7), leases(8)), (1, 0));
     }
 
     proptest! {

@@ -1,5 +1,6 @@
 //! The records of the store.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
@@ -207,7 +208,37 @@ pub enum State {
         code: Option<i32>,
         /// Seconds since 1970.
         at: u64,
+        /// The networks that it was in.
+        #[serde(default)]
+        networks: Vec<String>,
     },
+}
+
+/// Where a container has its network from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// From the networks that its endpoints are in; there may be none at the moment.
+    #[default]
+    Networks,
+    /// It is in the host's own network namespace.
+    Host,
+    /// It has a loopback device and nothing else, for good.
+    None,
+    /// It is in the namespace of the container of this name.
+    Container(String),
+}
+
+impl Mode {
+    /// The word after `--network`; `None` for networks, which have names of their own.
+    pub fn word(&self) -> Option<String> {
+        match self {
+            Self::Networks => None,
+            Self::Host => Some("host".into()),
+            Self::None => Some("none".into()),
+            Self::Container(name) => Some(format!("container:{name}")),
+        }
+    }
 }
 
 /// What a container runs.
@@ -223,11 +254,19 @@ pub struct Command {
     pub hostname: String,
 }
 
-/// A container's interface in its network.
+/// A container's interface in one of its networks.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointRecord {
+    /// Name of the network.
+    pub network: String,
     /// Number of the network.
     pub network_id: u16,
+    /// Name of the interface in the container.
+    pub interface: String,
+    /// False from the intent to connect until everything is in place, and again from the
+    /// intent to disconnect. (That of a container as a whole is its state.)
+    #[serde(default)]
+    pub ready: bool,
     /// Name of the host-side veth.
     pub device: String,
     /// Index of the host-side veth; 0 until it was made.
@@ -244,6 +283,15 @@ pub struct EndpointRecord {
     /// Ports that are published at its own addresses, and not at the host's.
     #[serde(default)]
     pub opened: Vec<Opened>,
+    /// Names that it has in this network beside its own.
+    #[serde(default)]
+    pub aliases: Vec<String>,
+    /// Of several networks the one with the highest number leads out.
+    #[serde(default)]
+    pub gw_priority: i32,
+    /// Options for the network's driver.
+    #[serde(default)]
+    pub options: BTreeMap<String, String>,
 }
 
 impl EndpointRecord {
@@ -272,8 +320,9 @@ impl EndpointRecord {
 pub struct ContainerRecord {
     /// Its name.
     pub name: String,
-    /// Name of its network.
-    pub network: String,
+    /// Where it has its network from.
+    #[serde(default)]
+    pub mode: Mode,
     /// Whose namespace it is.
     pub origin: Origin,
     /// Where it is in its life.
@@ -282,23 +331,29 @@ pub struct ContainerRecord {
     pub command: Option<Command>,
     /// The process that starts the command, waits for it and writes its exit code.
     pub supervisor: Option<ProcessId>,
-    /// Its interface, as long as it has one.
-    pub endpoint: Option<EndpointRecord>,
+    /// Its interfaces, one a network; none once it has ended.
+    #[serde(default)]
+    pub endpoints: Vec<EndpointRecord>,
+    /// What it publishes, in the grammar of `-p`. Which ports that are, and at which endpoint, is
+    /// in the endpoints.
+    #[serde(default)]
+    pub publish: Vec<String>,
     /// Seconds since 1970.
     pub created: u64,
 }
 
 impl ContainerRecord {
-    /// A record of intent without endpoint and command.
-    pub fn new(name: &str, network: &str, origin: Origin) -> Self {
+    /// A record of intent without endpoints and command.
+    pub fn new(name: &str, origin: Origin) -> Self {
         Self {
             name: name.to_owned(),
-            network: network.to_owned(),
+            mode: Mode::Networks,
             origin,
             state: State::Creating,
             command: None,
             supervisor: None,
-            endpoint: None,
+            endpoints: Vec::new(),
+            publish: Vec::new(),
             created: 0,
         }
     }
@@ -324,9 +379,42 @@ impl ContainerRecord {
         }
     }
 
-    /// Whether its namespace is the agent's.
+    /// Whether the agent has made it, and not only attached it.
     pub fn is_own(&self) -> bool {
         self.origin == Origin::Own
+    }
+
+    /// Whether the agent has made a namespace for it.
+    pub fn has_own_namespace(&self) -> bool {
+        self.is_own() && matches!(self.mode, Mode::Networks | Mode::None)
+    }
+
+    /// Its interface in a network.
+    pub fn endpoint_in(&self, network: &str) -> Option<&EndpointRecord> {
+        self.endpoints
+            .iter()
+            .find(|endpoint| endpoint.network == network)
+    }
+
+    /// The addresses of all of its interfaces.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.endpoints.iter().flat_map(EndpointRecord::addresses)
+    }
+
+    /// The published ports of all of its interfaces.
+    pub fn ports(&self) -> impl Iterator<Item = &Binding> {
+        self.endpoints.iter().flat_map(|endpoint| &endpoint.ports)
+    }
+
+    /// The names of its networks; of one that has ended, those that it was in.
+    pub fn network_names(&self) -> Vec<String> {
+        match &self.state {
+            State::Exited { networks, .. } => networks.clone(),
+            State::Creating | State::Created | State::Running { .. } => {
+                let names = self.endpoints.iter().map(|e| e.network.clone());
+                names.collect()
+            }
+        }
     }
 }
 
@@ -373,9 +461,25 @@ mod tests {
         let state = State::Exited {
             code: Some(3),
             at: 5,
+            networks: vec!["net".into()],
         };
         let json = serde_json::to_string(&state).unwrap();
-        assert_eq!(json, r#"{"state":"exited","code":3,"at":5}"#);
+        assert_eq!(
+            json,
+            r#"{"state":"exited","code":3,"at":5,"networks":["net"]}"#
+        );
         assert_eq!(serde_json::from_str::<State>(&json).unwrap(), state);
+    }
+
+    #[test]
+    fn modes_are_readable_json() {
+        for (mode, json) in [
+            (Mode::Networks, r#""networks""#),
+            (Mode::None, r#""none""#),
+            (Mode::Container("web".into()), r#"{"container":"web"}"#),
+        ] {
+            assert_eq!(serde_json::to_string(&mode).unwrap(), json);
+            assert_eq!(serde_json::from_str::<Mode>(json).unwrap(), mode);
+        }
     }
 }

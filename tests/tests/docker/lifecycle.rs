@@ -204,7 +204,7 @@ fn the_address_and_the_mac_are_what_docker_says() {
             .as_array()
             .unwrap()
             .iter()
-            .filter_map(|row| row["mac"].as_str())
+            .filter_map(|row| row["networks"][0]["mac"].as_str())
             .collect();
         assert!(macs.contains(&said.as_str()), "{rows}");
     }

@@ -241,7 +241,7 @@ fn what_docker_has_forgotten_makes_room() {
     let other = id("12");
     let sentence = refused(&lab, "CreateNetwork", &new_network(&other, "10.7.0", false));
     assert!(sentence.contains("overlaps"), "{sentence}");
-    let device = lab.json(&["ps"])[0]["device"]
+    let device = lab.json(&["ps"])[0]["networks"][0]["device"]
         .as_str()
         .expect("a device")
         .to_owned();

@@ -16,3 +16,4 @@ mod neighbour;
 mod policy;
 mod published;
 mod sctp;
+mod siblings;

@@ -109,6 +109,10 @@ impl Env for Model {
         self.generations.borrow().get(&slot).copied().unwrap_or(0)
     }
 
+    fn netns_of(&self, ifindex: u32) -> u32 {
+        self.veths.get(&ifindex).map_or(0, |veth| veth.netns)
+    }
+
     // The short way is tested in the kernel, beside the long one.
     fn receiver(&self, _place: u32) -> Option<&Receiver> {
         None

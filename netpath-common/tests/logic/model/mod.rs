@@ -13,6 +13,7 @@ use netpath_common::endpoint::{Endpoint, EndpointKey, Veth};
 use netpath_common::env::{Scratch, Table as _, Verdict};
 use netpath_common::flow::{Flow, Toward};
 use netpath_common::fragment::{self, FragmentKey, FragmentPorts};
+use netpath_common::link::NOBODY;
 use netpath_common::network::{HostAddr, Uplink};
 use netpath_common::packet::{Fragment, Packet};
 use netpath_common::policy::{OpenPort, Policy, Trusted};
@@ -256,7 +257,9 @@ impl Model {
             mac,
             gateway_mac,
             flags: 0,
-            reserved: [0; 7],
+            reserved: [0; 3],
+            // Each is one container's, unless a test says otherwise.
+            netns: ifindex,
         };
         self.veths.insert(ifindex, veth);
     }
@@ -336,15 +339,23 @@ impl Model {
 
     /// A frame at the container hook, but for what needs the kernel (ARP and the like).
     pub fn container_sends(&self, veth: u32, frame: &[u8]) -> Result<Outcome, DropReason> {
-        let record = self.veths[&veth];
-        let mut packet = parse(frame, record.network)?;
+        let mut sender = veth;
+        let mut packet = parse(frame, self.veths[&veth].network)?;
+        if !self.veths[&veth].owns(&packet.tuple.src) {
+            let other = container::sibling(self, &self.veths[&veth], &packet.tuple.src);
+            if other != NOBODY {
+                sender = other;
+                packet.tuple.network = self.veths[&other].network;
+            }
+        }
+        let record = self.veths[&sender];
         self.run(frame, || {
             if let Some(verdict) = container::within_network(self, &packet, &record)? {
                 return Ok(verdict);
             }
             packet.parse_transport(&Bytes(frame))?;
             self.borrow_ports(&mut packet);
-            container::out_of_network(self, &packet, &record, veth)
+            container::out_of_network(self, &packet, &record, sender)
         })
     }
 

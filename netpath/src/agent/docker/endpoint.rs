@@ -7,8 +7,7 @@ use anyhow::{Context, Result};
 use ipnet::IpNet;
 use serde_json::{Map, Value, json};
 
-use super::super::container::bindings;
-use super::super::endpoint::{open_port_specs, port_specs};
+use super::super::ports::{bindings, open_port_specs, port_specs};
 use super::super::view::show_mac;
 use super::super::{Agent, Held, now};
 use crate::container::names;
@@ -107,7 +106,7 @@ impl Agent {
     /// The containers that have an interface in a network.
     pub(super) fn containers_of(&self, network: &str) -> Result<Vec<ContainerRecord>> {
         let containers = self.store.containers()?.into_iter();
-        let connected = containers.filter(|c| c.network == network && c.endpoint.is_some());
+        let connected = containers.filter(|container| container.endpoint_in(network).is_some());
         Ok(connected.collect())
     }
 
@@ -133,17 +132,18 @@ impl Agent {
         let peer = format!("npc{}", device.trim_start_matches("npv"));
         let mut record = ContainerRecord {
             created: now(),
-            endpoint: Some(EndpointRecord {
+            endpoints: vec![EndpointRecord {
+                network: network.name.clone(),
                 network_id: network.id,
+                ready: true,
                 device: device.clone(),
                 mac: wanted.mac,
                 addr4: wanted.addr4,
                 addr6: wanted.addr6,
                 ..EndpointRecord::default()
-            }),
+            }],
             ..ContainerRecord::new(
                 name,
-                &network.name,
                 Origin::Docker {
                     endpoint: new.endpoint.clone(),
                     peer,
@@ -170,8 +170,8 @@ impl Agent {
         network: &NetworkRecord,
         record: &mut ContainerRecord,
     ) -> Result<()> {
-        let (Origin::Docker { peer, .. }, Some(endpoint)) = (&record.origin, &mut record.endpoint)
-        else {
+        let endpoint = record.endpoints.first_mut();
+        let (Origin::Docker { peer, .. }, Some(endpoint)) = (&record.origin, endpoint) else {
             return Ok(());
         };
         let here = File::open("/proc/self/ns/net").context("cannot open the host's namespace")?;
@@ -188,7 +188,7 @@ impl Agent {
         let alias = format!("netpath endpoint {} of Docker", record.name);
         endpoint.ifindex = self.prepare_host_end(&endpoint.device, &alias).await?;
         // Docker takes the other end at any moment from now on.
-        self.add_to_datapath(network, endpoint)?;
+        self.add_to_datapath(network, endpoint, None)?;
         record.state = State::Created;
         self.store.put_container(record)
     }
@@ -206,8 +206,8 @@ impl Agent {
             self.drop_container(held, &earlier).await?;
         }
         for other in self.containers_of(&network.name)? {
-            let addresses = other.endpoint.iter().flat_map(EndpointRecord::addresses);
-            let same: Vec<IpAddr> = addresses
+            let same: Vec<IpAddr> = other
+                .addresses()
                 .filter(|address| wanted.addresses().any(|wanted| wanted == *address))
                 .collect();
             if let Some(address) = same.first() {
@@ -226,7 +226,7 @@ impl Agent {
     pub(super) async fn remove_gone_endpoints(&self, held: &mut Held) -> Result<()> {
         let links = self.netlink.links().await?;
         for record in self.store.containers()? {
-            let Some(endpoint) = &record.endpoint else {
+            let Some(endpoint) = record.endpoints.first() else {
                 continue;
             };
             let is_there = links.iter().any(|link| link.index == endpoint.ifindex);
@@ -250,7 +250,7 @@ impl Agent {
             *sandbox = (!of.sandbox_key.is_empty()).then(|| of.sandbox_key.clone());
         }
         self.store.put_container(&record)?;
-        if let Some(endpoint) = &record.endpoint {
+        if let Some(endpoint) = record.endpoints.first() {
             self.announce(endpoint);
         }
         log::info!("Docker joins {} to network {}", record.name, network.name);
@@ -270,10 +270,10 @@ impl Agent {
         self.free_ports(&mut held, &network, &mut record)?;
         // Their ports are free, if Docker forgot them.
         self.remove_gone_endpoints(&mut held).await?;
-        let Some(endpoint) = &mut record.endpoint else {
+        let reserved = self.reserve_ports(&mut held, &record, &network.policy, &mappings)?;
+        let Some(endpoint) = record.endpoints.first_mut() else {
             return Ok(());
         };
-        let reserved = self.reserve_ports(&mut held, &network.policy, mappings, endpoint)?;
         (endpoint.opened, endpoint.ports) =
             (reserved.opened, bindings(&reserved.reservations).collect());
         held.reservations
@@ -305,7 +305,10 @@ impl Agent {
         let Some(mut record) = self.find_docker_endpoint(&of.endpoint)? else {
             return Ok(());
         };
-        let network = self.store.network(&record.network)?;
+        let Some(endpoint) = record.endpoints.first() else {
+            return Ok(());
+        };
+        let network = self.store.network(&endpoint.network)?;
         self.free_ports(&mut held, &network, &mut record)
     }
 
@@ -315,7 +318,7 @@ impl Agent {
         network: &NetworkRecord,
         record: &mut ContainerRecord,
     ) -> Result<()> {
-        let Some(endpoint) = &mut record.endpoint else {
+        let Some(endpoint) = record.endpoints.first_mut() else {
             return Ok(());
         };
         held.reservations.remove(&record.name);
@@ -355,7 +358,7 @@ impl Agent {
     pub async fn docker_abandon(&self, of: &Endpoint, device: &str) -> Result<()> {
         let mut held = self.held.lock().await;
         match self.find_docker_endpoint(&of.endpoint)? {
-            Some(record) if record.endpoint.as_ref().is_some_and(|e| e.device == device) => {
+            Some(record) if record.endpoints.iter().any(|e| e.device == device) => {
                 self.drop_container(&mut held, &record).await
             }
             _ => Ok(()),
@@ -376,7 +379,7 @@ fn join_answer(network: &NetworkRecord, record: &ContainerRecord) -> Value {
     );
     let mut leads_out_v4 = false;
     if !network.policy.internal {
-        for address in record.endpoint.iter().flat_map(EndpointRecord::addresses) {
+        for address in record.addresses() {
             let v4 = address.is_ipv4();
             let Some(gateway) = network.subnet(v4).and_then(|subnet| subnet.gateway) else {
                 continue;
@@ -423,12 +426,12 @@ mod tests {
             sandbox: None,
         };
         ContainerRecord {
-            endpoint: Some(EndpointRecord {
+            endpoints: vec![EndpointRecord {
                 addr4: (!v6).then_some(Ipv4Addr::new(10, 1, 0, 2)),
                 addr6: v6.then(|| "fd01::2".parse().unwrap()),
                 ..EndpointRecord::default()
-            }),
-            ..ContainerRecord::new("cd", "n", origin)
+            }],
+            ..ContainerRecord::new("cd", origin)
         }
     }
 

@@ -58,11 +58,11 @@ impl Agent {
         let Some(record) = self.find_docker_endpoint(endpoint)? else {
             return Ok(true);
         };
-        let (Some(endpoint), Origin::Docker { sandbox, .. }) = (&record.endpoint, &record.origin)
-        else {
+        let endpoint = record.endpoints.first();
+        let (Some(endpoint), Origin::Docker { sandbox, .. }) = (endpoint, &record.origin) else {
             return Ok(true);
         };
-        let network = self.store.network(&record.network)?;
+        let network = self.store.network(&endpoint.network)?;
         if network.local_mtu <= network.mtu {
             return Ok(true);
         }

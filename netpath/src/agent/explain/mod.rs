@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 use netpath_common::addr::Addr;
 use netpath_common::env::{Route, Verdict};
 use netpath_common::flow::Toward;
+use netpath_common::link::NOBODY;
 use netpath_common::packet::{Fragment, Packet, Transport};
 use netpath_common::reason::DropReason;
 use netpath_common::socket::{self, Peer};
@@ -19,6 +20,7 @@ use netpath_common::{container, gateway, overlay, tcp, uplink};
 use tokio::runtime::Handle;
 
 use super::Agent;
+use super::gateway::{Gateways, network_of};
 use crate::api::types::{Explain, Explanation};
 use crate::datapath::gate::Place;
 use crate::datapath::live::{Asked, Live};
@@ -26,6 +28,7 @@ use crate::datapath::rows::with_port;
 use crate::datapath::{Datapath, cgroup};
 use crate::netlink::Netlink;
 use crate::problem::{invalid, not_found};
+use crate::store::{ContainerRecord, EndpointRecord};
 use words::Story;
 
 /// Source ports of the packets that are asked about begin here, unless told.
@@ -104,11 +107,17 @@ impl Agent {
         let (ip_proto, port) = parse_proto(&asked.proto)?;
         let destination = self.addresses_of(&asked.destination)?;
         let own = self.addresses_of(&asked.source)?;
+        let sender = self.store.find_container(&asked.source)?;
         let pretended = asked.source_address;
         // The first family that both have.
         let pair = destination.iter().find_map(|dst| {
             let same = |ip: &&IpAddr| ip.is_ipv4() == dst.is_ipv4();
-            own.iter().find(same).map(|src| (*src, *dst))
+            // Of several addresses that of the interface by which the container's routes lead.
+            let routed = sender
+                .as_ref()
+                .and_then(|record| self.source_for(record, *dst));
+            let src = routed.or_else(|| own.iter().copied().find(|ip| same(&ip)));
+            src.map(|src| (src, *dst))
         });
         let Some((src, dst)) = pair else {
             return Err(invalid(format!(
@@ -140,16 +149,32 @@ impl Agent {
         })
     }
 
+    /// The address from which a container sends to another: that of the network in which it is,
+    /// or of the one that leads out.
+    fn source_for(&self, record: &ContainerRecord, dst: IpAddr) -> Option<IpAddr> {
+        let networks = self.store.networks().ok()?;
+        let on_link = |endpoint: &&EndpointRecord| {
+            let subnet = network_of(endpoint, &networks)?.subnet(dst.is_ipv4())?;
+            Some(subnet.prefix.contains(&dst))
+        };
+        let near = record.endpoints.iter().find(|e| on_link(e) == Some(true));
+        let chosen = near.or_else(|| {
+            let gateways = Gateways::choose(&record.endpoints, &networks);
+            record.endpoints.get(gateways.of(dst.is_ipv4())?)
+        });
+        chosen?.addresses().find(|ip| ip.is_ipv4() == dst.is_ipv4())
+    }
+
     /// The addresses that a user's word stands for: an address, a container's, or the host's.
     fn addresses_of(&self, word: &str) -> Result<Vec<IpAddr>> {
         if let Ok(ip) = word.parse::<IpAddr>() {
             return Ok(vec![ip.to_canonical()]);
         }
         if let Some(record) = self.store.find_container(word)? {
-            let endpoint = record.endpoint.with_context(|| {
-                not_found(format!("container {word} has no network, it has ended"))
-            })?;
-            return Ok(endpoint.addresses().collect());
+            if record.endpoints.is_empty() {
+                return Err(not_found(super::view::without_network(&record)));
+            }
+            return Ok(record.addresses().collect());
         }
         if word == "host" {
             return Ok(vec![
@@ -166,19 +191,19 @@ impl Agent {
         let named = self.store.find_container(word)?;
         let of_address = || -> Result<_> {
             let all = self.store.containers()?;
-            Ok(all.into_iter().find(|container| {
-                let endpoint = container.endpoint.as_ref();
-                endpoint.is_some_and(|endpoint| endpoint.addresses().any(|own| own == ip))
-            }))
+            let has = |container: &ContainerRecord| container.addresses().any(|own| own == ip);
+            Ok(all.into_iter().find(has))
         };
         let found = match named {
             Some(record) => Some(record),
             None => of_address()?,
         };
-        if let Some(record) = found
-            && let Some(endpoint) = record.endpoint
-        {
-            return Ok(Party::Container(record.name, endpoint.ifindex));
+        if let Some(record) = found {
+            let mut endpoints = record.endpoints.iter();
+            let with = endpoints.find(|endpoint| endpoint.addresses().any(|own| own == ip));
+            if let Some(endpoint) = with.or(record.endpoints.first()) {
+                return Ok(Party::Container(record.name.clone(), endpoint.ifindex));
+            }
         }
         let hosts = self.with_datapath(|datapath| datapath.host_addr(&ip.into()))?;
         if ip.is_loopback() || hosts.is_some() {
@@ -275,10 +300,19 @@ impl Scene<'_> {
     }
 
     fn container_sends(&self, story: &mut Story, name: &str, device: u32) -> Result<()> {
-        let veth = self.datapath.veth(device)?.with_context(|| {
-            not_found(format!("the interface of container {name} is not attached"))
-        })?;
-        let dst: Addr = self.question.dst.into();
+        let find = |device| {
+            self.datapath.veth(device)?.with_context(|| {
+                not_found(format!("the interface of container {name} is not attached"))
+            })
+        };
+        let (mut veth, mut device) = (find(device)?, device);
+        let (src, dst): (Addr, Addr) = (self.question.src.into(), self.question.dst.into());
+        if !veth.owns(&src) {
+            let sibling = container::sibling(self.live, &veth, &src);
+            if sibling != NOBODY {
+                (veth, device) = (find(sibling)?, sibling);
+            }
+        }
         let (src, network) = (self.question.src, story.network(veth.network));
         if dst.is_loopback() || veth.owns(&dst) {
             story.at_name(name, None);

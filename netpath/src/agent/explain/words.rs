@@ -252,8 +252,8 @@ impl<'a> Story<'a> {
 
     fn container(&self, veth: u32) -> String {
         let behind = |container: &&ContainerRecord| {
-            let endpoint = container.endpoint.as_ref();
-            endpoint.is_some_and(|endpoint| endpoint.ifindex == veth)
+            let mut endpoints = container.endpoints.iter();
+            endpoints.any(|endpoint| endpoint.ifindex == veth)
         };
         let found = self.containers.iter().find(behind);
         found.map_or_else(|| device(veth), |container| container.name.clone())

@@ -17,7 +17,9 @@ use super::vxlan::wire;
 use super::{Ends, PUBLISHED, Path, SERVICE, Variant};
 use crate::agent::settings::SOCKET;
 use crate::api::client::Client;
-use crate::api::types::{AddTunnel, Attach, Connect, Container, CreateNetwork, Network, Tunnel};
+use crate::api::types::{
+    AddTunnel, Attach, Connect, Connection, Container, CreateNetwork, Join, Network, Tunnel,
+};
 
 /// Name of the variant that everything is compared with.
 pub const NETPATH: &str = "netpath";
@@ -92,12 +94,15 @@ impl Agent {
         netns: PathBuf,
         publish: Vec<String>,
     ) -> Result<Container> {
+        let join = |network: &str| Join {
+            network: network.to_owned(),
+            ..Join::default()
+        };
         let request = Attach {
             connect: Connect {
                 name: Some(name.to_owned()),
-                network: network.map(str::to_owned),
+                networks: network.map(join).into_iter().collect(),
                 publish,
-                ..Connect::default()
             },
             netns: Some(netns),
             pid: None,
@@ -116,9 +121,11 @@ impl Agent {
         let namespace = site.namespace(&format!("{file}.{name}"))?;
         let container = self.attach(name, namespace.path().to_owned(), publish)?;
         let address = first_address(&container)?;
+        let connection = container.networks.first();
+        let connection = connection.with_context(|| format!("{name} got no network"))?;
         let network: Network = self
             .client
-            .get(&format!("/v1/networks/{}", container.network))?;
+            .get(&format!("/v1/networks/{}", connection.network))?;
         Ok((namespace, address, network.mtu))
     }
 }
@@ -199,12 +206,10 @@ pub fn overlay(site: &Site) -> Result<(Ends, Vec<Service>)> {
 
 /// The IPv4 address of a container.
 fn first_address(container: &Container) -> Result<Ipv4Addr> {
-    let address = container.addresses.iter().find_map(|text| {
-        let text = text.split('/').next()?;
-        match text.parse() {
-            Ok(IpAddr::V4(v4)) => Some(v4),
-            _ => None,
-        }
+    let ips = container.networks.iter().flat_map(Connection::ips);
+    let address = ips.into_iter().find_map(|ip| match ip {
+        IpAddr::V4(v4) => Some(v4),
+        IpAddr::V6(_) => None,
     });
     address.with_context(|| format!("{} got no IPv4 address", container.name))
 }
