@@ -86,8 +86,24 @@ fn a_running_container_is_connected_to_a_second_network() {
     let docker = Docker::start(&lab);
     network(&docker, "one", &["--subnet", "10.77.0.0/24"]);
     network(&docker, "two", &["--subnet", "10.78.0.0/24"]);
-    docker.web("web", &["--network", "two"]);
+    docker.web("web", &["--network", "two", "-p", "8080:80"]);
     docker.container("client", &["--network", "one"], &["sleep", "600"]);
+    // Networks meet at the host's ports.
+    for address in [HOST4, "10.77.0.1", "10.78.0.1"] {
+        eventually(address, || {
+            fetch_in(&docker, "client", address, 8080) == "web"
+        });
+    }
+    // A container in the network of another one is Docker's business alone.
+    docker.container(
+        "inner",
+        &["--network", "container:client"],
+        &["sleep", "600"],
+    );
+    docker
+        .exec("inner", &["ping", "-c", "1", "-W", "3", OUT4])
+        .ok();
+    docker.run(&["rm", "-f", "inner"]).ok();
     let address = docker.address("web", "two");
     let ping = ["ping", "-c", "1", "-W", "1", &address];
     assert_ne!(

@@ -79,6 +79,27 @@ fn udp_ports_and_ranges_work() {
 }
 
 #[test]
+fn a_udp_client_that_streams_reaches_the_next_container() {
+    let mut lab = Lab::new();
+    let docker = Docker::start(&lab);
+    network(&docker, "net", &["--subnet", "10.77.0.0/24"]);
+    let ask = format!("echo x | socat -t 1 - UDP4:{HOST4}:6000,sourceport=4444");
+    for name in ["first", "second", "third"] {
+        let publish = ["-p", "6000:5000/udp", "--network", "net"];
+        docker.container(name, &publish, &["sleep", "600"]);
+        let answer = format!("SYSTEM:echo {name}");
+        let serve = ["socat", "UDP4-RECVFROM:5000,fork", &answer];
+        let socat = docker.in_network_of(&docker.pid(name), &serve);
+        lab.spawn(socat);
+        eventually(name, || {
+            lab.outside(&["sh", "-c", &ask]).stdout.trim() == name
+        });
+        docker.run(&["rm", "-f", name]).ok();
+        assert_eq!(lab.outside(&["sh", "-c", &ask]).stdout, "");
+    }
+}
+
+#[test]
 fn a_port_that_is_taken_is_refused_by_name() {
     let mut lab = Lab::new();
     let docker = Docker::start(&lab);
