@@ -55,6 +55,7 @@ impl Agent {
             run_dir: settings.run_dir.clone(),
             state_dir: settings.state_dir.clone(),
             bpffs: settings.bpffs.clone(),
+            docker_plugin: settings.docker_plugin.clone(),
         })
     }
 

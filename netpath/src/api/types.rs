@@ -42,6 +42,9 @@ pub struct Status {
     pub state_dir: PathBuf,
     /// Folder of the pinned maps and links.
     pub bpffs: PathBuf,
+    /// The socket on which Docker finds its network driver, if it is to.
+    #[serde(default)]
+    pub docker_plugin: Option<PathBuf>,
 }
 
 /// An uplink.

@@ -56,5 +56,8 @@ pub fn run(context: &Context) -> Result<()> {
         status.state_dir.display(),
         status.bpffs.display(),
     ));
+    let socket = status.docker_plugin.as_ref();
+    let socket = socket.map_or("off".into(), |socket| socket.display().to_string());
+    text.push_str(&format!("docker      {socket}\n"));
     print(&text)
 }

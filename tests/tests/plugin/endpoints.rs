@@ -317,6 +317,7 @@ fn the_socket_is_roots_and_can_be_elsewhere_or_nowhere() {
     lab.agent_options(&["--docker-plugin", "off"]);
     lab.start_agent();
     assert!(!elsewhere.exists() && !socket.exists());
+    assert!(lab.netpath(&["status"]).ok().contains("docker      off"));
     lab.stop_agent();
     std::fs::write(&elsewhere, "").unwrap();
     lab.agent_options(&["--docker-plugin", &elsewhere.display().to_string()]);
