@@ -3,6 +3,10 @@
 //!
 //! Works on the addresses of system calls, not on packets: [`connect`], [`dial`] for `sendto`
 //! and its like, [`recall`] for `recvfrom` and `getpeername`.
+//!
+//! Containers dial the server for names at [`NAME_SERVER`], port 53. It listens there at another
+//! port, so that 53 stays free for servers of the container's own: [`dial_name_server`] and
+//! [`recall_name_server`] exchange the ports.
 
 use crate::addr::Addr;
 use crate::env::Table;
@@ -40,6 +44,24 @@ pub struct Dialled {
 }
 
 const _: () = assert!(size_of::<SocketPeer>() == 32 && size_of::<Dialled>() == 24);
+
+/// Where containers ask for names, as in Docker.
+pub const NAME_SERVER: Addr = Addr::v4([127, 0, 0, 11]);
+/// The port that they dial, host byte order.
+pub const NAME_PORT: u16 = 53;
+
+/// Value of map `resolvers`, by the cookie of a container's network namespace: the port of
+/// [`NAME_SERVER`] at which the server for names really listens, for UDP and for TCP.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Resolver {
+    /// The port, host byte order.
+    pub port: u16,
+    /// Always 0.
+    pub reserved: [u8; 6],
+}
+
+const _: () = assert!(size_of::<Resolver>() == 8);
 
 /// The other end of a socket, in the form of both families' system calls.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -106,6 +128,38 @@ pub fn recall<E: Sockets>(env: &E, peer: &mut Peer) -> bool {
             peer.port = dialled.port;
         })
         .is_some()
+}
+
+/// Puts the port at which the server for names listens in the place of 53; true if it did.
+/// `netns` is the cookie of the dialling socket's network namespace.
+#[inline(always)]
+pub fn dial_name_server(resolvers: impl Table<u64, Resolver>, netns: u64, peer: &mut Peer) -> bool {
+    // Nearly everything that is dialled is something else, which costs no look-up.
+    if peer.addr != NAME_SERVER || peer.port != NAME_PORT {
+        return false;
+    }
+    resolvers
+        .with(&netns, |resolver| peer.port = resolver.port)
+        .is_some()
+}
+
+/// Puts 53 in the place of the port at which the server for names listens; true if it did.
+/// Resolvers ignore answers that come from elsewhere than where they asked.
+#[inline(always)]
+pub fn recall_name_server(
+    resolvers: impl Table<u64, Resolver>,
+    netns: u64,
+    peer: &mut Peer,
+) -> bool {
+    if peer.addr != NAME_SERVER {
+        return false;
+    }
+    let is_ours = resolvers.with(&netns, |resolver| resolver.port == peer.port);
+    if is_ours == Some(true) {
+        peer.port = NAME_PORT;
+        return true;
+    }
+    false
 }
 
 /// To dial "any" means to dial oneself.

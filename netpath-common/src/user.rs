@@ -13,7 +13,7 @@ use crate::network::{HostAddr, Network, Uplink};
 use crate::policy::{OpenPort, Policy, Trusted};
 use crate::port::{PortKey, PortTarget};
 use crate::search::Searches;
-use crate::socket::{Dialled, SocketPeer};
+use crate::socket::{Dialled, Resolver, SocketPeer};
 use crate::tunnel::{Prefix, Tunnel, Vni, Vtep, VtepCounts, VtepKey};
 use crate::tuple::Tuple;
 
@@ -50,6 +50,7 @@ pod!(
     PortKey,
     PortTarget,
     Receiver,
+    Resolver,
     Sender,
     Searches,
     Slot,

@@ -24,7 +24,7 @@ use netpath_common::packet::Packet;
 use netpath_common::policy::{OpenPort, Policy, Trusted};
 use netpath_common::port::{PortKey, PortTarget};
 use netpath_common::search::Searches;
-use netpath_common::socket::{Dialled, SocketPeer};
+use netpath_common::socket::{Dialled, Resolver, SocketPeer};
 use netpath_common::tunnel::{
     MAX_REMOTES, MAX_TUNNELS, MAX_VTEPS, Prefix, Tunnel, Vni, Vtep, VtepCounts, VtepKey,
 };
@@ -128,6 +128,11 @@ pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts, 16_384> = LruHashMa
 /// us: the oldest entries make room for new ones.
 #[btf_map(name = "sock_nat")]
 pub static SOCK_NAT: LruHashMap<SocketPeer, Dialled, 65_536> = LruHashMap::new();
+
+/// Where containers' server for names listens, by the cookie of their network namespace.
+#[btf_map(name = "resolvers")]
+pub static RESOLVERS: HashMap<u64, Resolver, { MAX_ENDPOINTS as usize }, NO_PREALLOC> =
+    HashMap::new();
 
 /// Programs that others go on in, by [`netpath_common::link::BEYOND`] and its like. Each load of
 /// the object has an array of its own: programs and what they go on in are of one version.

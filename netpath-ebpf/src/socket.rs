@@ -1,8 +1,8 @@
 //! Sockets of the host: the addresses of its system calls.
 //!
 //! A machine has one tree of control groups for all its network namespaces, so these programs
-//! are called for every process; what belongs to another namespace, a container's above all,
-//! is left alone.
+//! are called for every process. What belongs to another namespace than the agent's is left
+//! alone, but for one thing: where containers ask for names.
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{bpf_sock, bpf_sock_addr};
@@ -41,9 +41,15 @@ fn dial<F: Family>(
     confined: impl FnOnce(*const bpf_sock_addr) -> bool,
     translate: impl FnOnce(&Host, Proto, bool, &mut Peer) -> bool,
 ) -> i32 {
-    let Some(host) = Host::of(ctx) else {
+    let netns = netns(ctx);
+    if netns != maps::HOST_NETNS.load() {
+        let mut peer = F::peer(ctx.sock_addr);
+        if socket::dial_name_server(Map(&maps::RESOLVERS), netns, &mut peer) {
+            set_port(ctx.sock_addr, peer.port);
+        }
         return GO_ON;
-    };
+    }
+    let host = Host::new(ctx);
     // SAFETY: the context is valid for the program's whole run; so are all reads and writes
     // of it below. They are volatile because the verifier knows the fields by their sizes:
     // LLVM must not make one access of two.
@@ -63,11 +69,14 @@ fn dial<F: Family>(
 /// `recvfrom`, `getpeername` and their like: shows what was dialled.
 #[inline(always)]
 pub fn show<F: Family>(ctx: &SockAddrContext) -> i32 {
-    if let Some(host) = Host::of(ctx) {
-        let mut peer = F::peer(ctx.sock_addr);
-        if socket::recall(&host, &mut peer) {
-            F::set_peer(ctx.sock_addr, &peer);
+    let netns = netns(ctx);
+    let mut peer = F::peer(ctx.sock_addr);
+    if netns != maps::HOST_NETNS.load() {
+        if socket::recall_name_server(Map(&maps::RESOLVERS), netns, &mut peer) {
+            set_port(ctx.sock_addr, peer.port);
         }
+    } else if socket::recall(&Host::new(ctx), &mut peer) {
+        F::set_peer(ctx.sock_addr, &peer);
     }
     GO_ON
 }
@@ -212,16 +221,21 @@ struct Host {
 }
 
 impl Host {
-    /// `None` if the socket is in another network namespace than the agent.
+    /// For a socket of the agent's network namespace.
     #[inline(always)]
-    fn of(ctx: &SockAddrContext) -> Option<Self> {
-        // SAFETY: both helpers take the context of this kind of program.
-        unsafe {
-            (bpf_get_netns_cookie(ctx.as_ptr()) == maps::HOST_NETNS.load()).then(|| Self {
-                cookie: bpf_get_socket_cookie(ctx.as_ptr()),
-            })
+    fn new(ctx: &SockAddrContext) -> Self {
+        Self {
+            // SAFETY: the helper takes the context of this kind of program.
+            cookie: unsafe { bpf_get_socket_cookie(ctx.as_ptr()) },
         }
     }
+}
+
+/// The cookie of the socket's network namespace.
+#[inline(always)]
+fn netns(ctx: &SockAddrContext) -> u64 {
+    // SAFETY: the helper takes the context of this kind of program.
+    unsafe { bpf_get_netns_cookie(ctx.as_ptr()) }
 }
 
 impl Sockets for Host {

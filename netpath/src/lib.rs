@@ -10,6 +10,7 @@ pub mod bench;
 pub mod cli;
 pub mod container;
 pub mod datapath;
+pub mod dns;
 pub mod docker;
 pub mod doctor;
 pub mod ipam;

@@ -61,6 +61,16 @@ pub fn conflict(message: impl Into<String>) -> anyhow::Error {
     .into()
 }
 
+/// As much of what somebody wrote as fits into a sentence, in quotation marks.
+pub fn quoted(text: &str) -> String {
+    const MUCH: usize = 80;
+    let mut shown: String = text.chars().take(MUCH).collect();
+    if shown.len() < text.len() {
+        shown.push('…');
+    }
+    format!("\"{}\"", shown.escape_debug())
+}
+
 /// Whose mistake `error` is; `None` for trouble of our own.
 pub fn kind_of(error: &anyhow::Error) -> Option<Kind> {
     error

@@ -40,6 +40,7 @@ pub struct Lab {
     dir: tempfile::TempDir,
     bpffs: PathBuf,
     agent: Option<Child>,
+    binary: String,
     options: Vec<String>,
     helpers: Vec<Child>,
     others: Vec<String>,
@@ -88,6 +89,7 @@ impl Lab {
                 std::process::id()
             )),
             agent: None,
+            binary: netpath_binary(),
             options: Vec::new(),
             helpers: Vec::new(),
             others: Vec::new(),
@@ -281,7 +283,7 @@ impl Lab {
 
     /// The command that starts the agent, for tests that watch it fail.
     pub fn agent_command(&self) -> Command {
-        let mut command = self.host_command(&[&netpath_binary()]);
+        let mut command = self.host_command(&[&self.binary]);
         command.args(["agent", "--uplink", UPLINK]);
         if !self.options.iter().any(|option| option == "--max-flows") {
             command.args(["--max-flows", "16384"]);
@@ -311,6 +313,11 @@ impl Lab {
     /// Has the next agent started with more options.
     pub fn agent_options(&mut self, options: &[&str]) {
         self.options = options.iter().map(ToString::to_string).collect();
+    }
+
+    /// Has the next agent be another file than the one under test.
+    pub fn agent_binary(&mut self, path: &str) {
+        path.clone_into(&mut self.binary);
     }
 
     /// Has the agent pin elsewhere than under /sys/fs/bpf.

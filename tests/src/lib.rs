@@ -1,6 +1,7 @@
 //! What the tests of netpath share.
 
 pub mod command;
+pub mod dns;
 pub mod docker;
 pub mod fuzz;
 pub mod inside;

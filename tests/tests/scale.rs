@@ -49,7 +49,7 @@ fn attach(client: &Client, name: &str, namespace: &Namespace, networks: Vec<Join
         connect: Connect {
             name: Some(name.into()),
             networks,
-            publish: Vec::new(),
+            ..Connect::default()
         },
         netns: Some(PathBuf::from(namespace.path())),
         pid: None,

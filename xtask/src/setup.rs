@@ -57,6 +57,7 @@ const TOOLS: &[Tool] = &[
     tool("dockerd", &["docker.io"]),
     tool("docker", &["docker-cli", "docker.io"]),
     tool("docker-compose", &["docker-compose"]),
+    tool("musl-gcc", &["musl-tools"]),
 ];
 
 /// Services of packages that are installed for the tests only.

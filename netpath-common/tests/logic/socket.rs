@@ -4,7 +4,10 @@ use netpath_common::addr::Addr;
 use netpath_common::env::Table;
 use netpath_common::network::HostAddr;
 use netpath_common::port::{PortKey, PortTarget};
-use netpath_common::socket::{Dialled, Peer, SocketPeer, Sockets, connect, dial, recall};
+use netpath_common::socket::{
+    Dialled, NAME_PORT, NAME_SERVER, Peer, Resolver, SocketPeer, Sockets, connect, dial,
+    dial_name_server, recall, recall_name_server,
+};
 use netpath_common::tuple::Proto;
 
 use crate::model::Map;
@@ -228,4 +231,41 @@ fn without_room_for_a_note_the_port_is_reached_all_the_same() {
     let container = host.dial(Proto::Tcp, "127.0.0.1", 8080);
     assert_eq!(container, Some(peer("10.1.0.2", 80)));
     assert_eq!(host.recall(container.unwrap()), None);
+}
+
+#[test]
+fn the_name_servers_port_is_exchanged_for_its_own_namespace_only() {
+    let resolvers = Map::<u64, Resolver>::default();
+    let resolver = Resolver {
+        port: 1023,
+        reserved: [0; 6],
+    };
+    resolvers.put(5, resolver);
+    let dialled = Peer {
+        addr: NAME_SERVER,
+        port: NAME_PORT,
+    };
+    let mut peer = dialled;
+    assert!(dial_name_server(&resolvers, 5, &mut peer));
+    assert_eq!((peer.addr, peer.port), (NAME_SERVER, 1023));
+    assert!(recall_name_server(&resolvers, 5, &mut peer));
+    assert_eq!(peer, dialled);
+    // A namespace without a server keeps its own port 53.
+    assert!(!dial_name_server(&resolvers, 6, &mut peer));
+    assert_eq!(peer, dialled);
+    peer.port = 1023;
+    assert!(!recall_name_server(&resolvers, 6, &mut peer));
+    // Other ports of that address, and port 53 of other addresses, are the container's.
+    for other in [
+        ("127.0.0.11", 54),
+        ("127.0.0.1", 53),
+        ("::1", 53),
+        ("8.8.8.8", 53),
+    ] {
+        let mut other = self::peer(other.0, other.1);
+        let before = other;
+        assert!(!dial_name_server(&resolvers, 5, &mut other));
+        assert!(!recall_name_server(&resolvers, 5, &mut other));
+        assert_eq!(other, before);
+    }
 }

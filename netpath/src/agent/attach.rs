@@ -35,6 +35,13 @@ impl Agent {
                  \"{word}\" is not"
             )));
         }
+        let options = new.connect.names.parse()?;
+        if let Some(flag) = new.connect.names.about_files() {
+            return Err(invalid(format!(
+                "{flag} is about files of a container, which an attached namespace does not have: \
+                 write it into its own /etc/resolv.conf or /etc/hosts"
+            )));
+        }
         let (path, netns) = match (&new.netns, new.pid) {
             (Some(path), None) => (path.clone(), open_path(path)?),
             (None, Some(pid)) => open_pid(pid)?,
@@ -63,6 +70,7 @@ impl Agent {
         };
         let mut record = ContainerRecord {
             created: now(),
+            names: options,
             ..ContainerRecord::new(&name, origin)
         };
         let made = self

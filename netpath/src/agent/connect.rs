@@ -96,7 +96,9 @@ impl Agent {
         }
         self.settle_ports(held, record, &networks, Missing::Refuse)?;
         self.lead_out(before, record, &networks, Some(netns))?;
-        self.store.put_container(record)
+        self.store.put_container(record)?;
+        self.name_container(record);
+        Ok(())
     }
 
     /// Has default routes, published ports and files of a container follow its record.
@@ -112,7 +114,7 @@ impl Agent {
         }
         self.publish_all(record, networks)?;
         self.unpublish_rest(before, record, networks)?;
-        self.refresh_hosts(record)
+        self.refresh_files(before, record)
     }
 
     /// Has everything as it was before an attempt that failed.
@@ -172,6 +174,8 @@ impl Agent {
             endpoint.ready = false;
         }
         self.store.put_container(&record)?;
+        // Nobody is to be sent there any more.
+        self.name_container(&record);
         let netns = self.open_netns(&record);
         let mut after = record.clone();
         let endpoint = without(&mut after, place);

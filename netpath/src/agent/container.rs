@@ -1,8 +1,6 @@
 //! Containers: made, started, ended, removed.
 
 use std::fs;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +12,7 @@ use super::share::Surroundings;
 use super::watch::Role;
 use super::{Agent, Held, blocking, docker, now, plan};
 use crate::api::types::{Container, CreateContainer, Created};
-use crate::container::{files, names, process};
+use crate::container::{names, process};
 use crate::netlink::netns;
 use crate::problem::{conflict, invalid};
 use crate::store::{Command, ContainerRecord, Mode, NetworkRecord, Origin, ProcessId, State};
@@ -22,6 +20,10 @@ use crate::store::{Command, ContainerRecord, Mode, NetworkRecord, Origin, Proces
 /// How long processes that were killed may take to be gone. More than a moment means that
 /// the kernel waits for a device.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What is told to whoever links containers.
+const LINKS_ARE_OLD: &str =
+    "--link is deprecated: in a network of their own containers find each other by name";
 
 impl Agent {
     /// Prepares a container for its supervisor.
@@ -34,6 +36,15 @@ impl Agent {
         let mode = plan::mode(&new.connect)?;
         if let Some(hostname) = &new.hostname {
             names::check_hostname(hostname)?;
+        }
+        let options = new.connect.names.parse()?;
+        if let Mode::Container(other) = &mode
+            && !new.connect.names.is_empty()
+        {
+            return Err(invalid(format!(
+                "a container that shares the network of {other} has its names as well: leave out \
+                 --dns, --add-host, --link and their like"
+            )));
         }
         if new.argv.is_empty() {
             return Err(invalid("a container needs a command to run"));
@@ -55,15 +66,22 @@ impl Agent {
             }),
             supervisor: Some(supervisor.clone()),
             created: now(),
+            names: options,
             ..ContainerRecord::new(&name, Origin::Own)
         };
         let mut made = None;
         let mut warnings = Vec::new();
+        if !record.names.links.is_empty() {
+            warnings.push(LINKS_ARE_OLD.to_owned());
+        }
         if record.mode == Mode::Networks {
             made = self
                 .plan_container(&mut held, &mut record, &new.connect, &[])
                 .await?;
-        } else if !new.connect.publish.is_empty() {
+        } else {
+            self.check_links(&record)?;
+        }
+        if record.mode != Mode::Networks && !new.connect.publish.is_empty() {
             warnings.push(format!(
                 "published ports are discarded: with --network {} the container has no address \
                  of its own",
@@ -130,6 +148,7 @@ impl Agent {
             let networks = record.network_names().join(", ");
             let networks = record.mode.word().unwrap_or(networks);
             log::info!("container {} is connected to {networks}", record.name);
+            self.name_container(record);
             self.announce_change();
             return Ok(());
         };
@@ -191,52 +210,6 @@ impl Agent {
         }
         record.state = State::Created;
         self.store.put_container(record)
-    }
-
-    fn write_files(&self, record: &ContainerRecord) -> Result<()> {
-        let Some(command) = &record.command else {
-            return Ok(());
-        };
-        let folder = self.files_path(&record.name);
-        let _ = fs::remove_dir_all(&folder);
-        fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        let v6 = record.addresses().any(|address| address.is_ipv6());
-        let (resolv_conf, hosts) = if record.mode == Mode::Host {
-            // What the host's own programs read is right for it, too.
-            (read("/etc/resolv.conf"), read("/etc/hosts"))
-        } else {
-            (
-                files::resolv_conf(&files::host_resolv_conf(), v6),
-                files::hosts(&command.hostname, &record.name, record.addresses()),
-            )
-        };
-        for (name, text, mode) in [
-            ("resolv.conf", resolv_conf, 0o644),
-            ("hosts", hosts, 0o644),
-            ("hostname", format!("{}\n", command.hostname), 0o644),
-            // What a container prints may be a secret.
-            ("log", String::new(), 0o600),
-        ] {
-            let path = folder.join(name);
-            fs::OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(mode)
-                .open(&path)
-                .and_then(|mut file| file.write_all(text.as_bytes()))
-                .with_context(|| format!("cannot write {}", path.display()))?;
-        }
-        Ok(())
-    }
-
-    /// Writes a container's hosts file anew, in place: it is mounted into the container.
-    pub(super) fn refresh_hosts(&self, record: &ContainerRecord) -> Result<()> {
-        let Some(command) = &record.command else {
-            return Ok(());
-        };
-        let path = self.files_path(&record.name).join("hosts");
-        let hosts = files::hosts(&command.hostname, &record.name, record.addresses());
-        fs::write(&path, hosts).with_context(|| format!("cannot write {}", path.display()))
     }
 
     /// The supervisor tells that the command runs.
@@ -375,11 +348,6 @@ impl Agent {
         let record = self.store.container(name)?;
         Ok(self.view_container(&record, &self.store.networks()?))
     }
-}
-
-/// A file of the host; nothing if there is none.
-fn read(path: &str) -> String {
-    fs::read_to_string(path).unwrap_or_default()
 }
 
 fn refuse_to_remove(name: &str) -> anyhow::Error {

@@ -178,6 +178,7 @@ impl Agent {
         held: &mut Held,
         record: &ContainerRecord,
     ) -> Result<()> {
+        self.unname_container(&record.name);
         let mut problems = Vec::new();
         for endpoint in &record.endpoints {
             problems.extend(self.unmake_endpoint(endpoint).await);

@@ -12,6 +12,7 @@
 //! * `endpoint`: the kernel state of containers' interfaces; `inside`: what is done in their
 //!   namespaces; `announce`: tells their neighbours
 //! * `gateway`: which of a container's networks leads out; `ports`: published ports follow it
+//! * `names`: tells the server for names who is where; `files`: containers' own files
 //! * `reconcile`: at the start, makes kernel state and the store agree
 //! * `follow`: keeps up with the host's devices and addresses
 //! * `watch`: waits for processes
@@ -32,10 +33,12 @@ mod docker;
 mod endpoint;
 mod events;
 mod explain;
+mod files;
 mod follow;
 mod gateway;
 mod inside;
 pub mod lock;
+mod names;
 mod network;
 mod overlay;
 mod plan;
@@ -76,6 +79,7 @@ use crate::publish::{EphemeralPorts, Reservation};
 use crate::store::Store;
 use events::Watchers;
 use lock::Locks;
+use names::Names;
 use settings::Settings;
 use snat_range::Claim;
 use spare::Spares;
@@ -105,6 +109,8 @@ pub struct Agent {
     spares: Spares,
     /// Tunnels to other hosts.
     tunnels: Mutex<crate::overlay::State>,
+    /// The server that containers ask for names.
+    names: Names,
     /// Their gates.
     gates: Mutex<BTreeMap<String, Gate>>,
     /// Those who watch what happens.
@@ -158,6 +164,7 @@ pub async fn run(settings: Settings) -> Result<()> {
     tokio::spawn(agent.clone().keep_up(monitor::watch()?));
     tokio::spawn(agent.clone().keep_clean());
     tokio::spawn(agent.clone().keep_spares());
+    tokio::spawn(agent.clone().keep_names());
     agent.clone().show_programs_log()?;
     agent.clone().show_events()?;
     {
@@ -264,6 +271,7 @@ impl Agent {
             uplinks: Mutex::new(uplinks),
             spares: Spares::default(),
             tunnels: Mutex::default(),
+            names: Names::default(),
             gates: Mutex::default(),
             watchers: Watchers::default(),
             started: Instant::now(),
@@ -271,6 +279,7 @@ impl Agent {
         });
         agent.reconcile().await?;
         agent.serve_own_processes();
+        agent.restore_names();
         Ok(agent)
     }
 
@@ -278,9 +287,14 @@ impl Agent {
     /// outside do not depend on it, so a host that cannot have it is served all the same.
     fn serve_own_processes(&self) {
         let attached = match self.settings.cgroup.clone().or_else(cgroup::find) {
-            Some(cgroup) => self.with_datapath(|datapath| datapath.attach_sockets(&cgroup)),
+            Some(cgroup) => self
+                .with_datapath(|datapath| datapath.attach_sockets(&cgroup))
+                .map(|()| cgroup),
             None => Err(anyhow::anyhow!("no cgroup2 filesystem is mounted")),
         };
+        if attached.as_deref().is_ok_and(cgroup::is_everybodys) {
+            self.names.exchange_ports();
+        }
         if let Err(error) = attached {
             log::warn!("processes of this host itself cannot reach published ports: {error:#}");
         }

@@ -122,7 +122,8 @@ impl Agent {
                 .map(|(_, prefix)| *prefix)
                 .chain(routes.iter().map(|(prefix, _)| *prefix))
                 .collect();
-            let servers: Vec<IpAddr> = files::nameservers(&files::host_resolv_conf()).collect();
+            let servers: Vec<IpAddr> =
+                files::nameservers(&files::host_resolv_conf(&self.settings.resolv_conf)).collect();
             prefixes.push(choose_pool(&taken, &servers)?);
         }
         if new.ipv6 && !prefixes.iter().any(|prefix| prefix.addr().is_ipv6()) {

@@ -54,6 +54,7 @@ impl Agent {
             }
             record.publish.clone_from(&connect.publish);
             let networks = self.store.networks()?;
+            self.check_links(record)?;
             self.check_way_out(record, &networks)?;
             self.settle_ports(held, record, &networks, Missing::New)
         };

@@ -15,6 +15,7 @@ use super::share::{UTS, uts_identity};
 use super::snat_range;
 use crate::container::process::{self, Space};
 use crate::datapath::Datapath;
+use crate::dns::{client, control};
 use crate::doctor;
 use crate::netlink::{Link, Netlink, netns};
 use crate::problem::invalid;
@@ -36,6 +37,10 @@ pub fn purge(settings: &Settings) -> Result<Vec<String>> {
     let mut removed = Vec::new();
     let known = read_store(&settings.state_dir);
     let containers = known.as_ref().map_or(&[][..], |known| &known.containers);
+    // Its sockets are in the namespaces.
+    if client::end(&settings.run_dir)? {
+        removed.push("the server for names".to_owned());
+    }
     let netns_dir = settings.run_dir.join("netns");
     let namespaces = files_in(&netns_dir);
     for path in &namespaces {
@@ -80,6 +85,8 @@ pub fn purge(settings: &Settings) -> Result<Vec<String>> {
     let [run_lock, state_lock] = Locks::paths(&settings.run_dir, &settings.state_dir);
     for path in [
         settings.run_dir.join("containers"),
+        control::socket(&settings.run_dir),
+        settings.run_dir.join(control::LOG),
         netns_dir,
         uts_dir,
         Store::path(&settings.state_dir),

@@ -9,6 +9,7 @@ use netpath_common::config::{DEFAULT_SNAT_PORTS, Timeouts};
 use serde::Deserialize;
 
 use super::timeouts;
+use crate::container::files::RESOLV_CONF;
 use crate::datapath::gate::Wish;
 use crate::netlink::Netlink;
 use crate::problem::{invalid, not_found};
@@ -67,6 +68,8 @@ pub struct Settings {
     pub xdp: Wish,
     /// The socket that Docker calls; `None` if it is not to.
     pub docker_plugin: Option<PathBuf>,
+    /// The file with the host's name servers.
+    pub resolv_conf: PathBuf,
 }
 
 /// Settings that somebody made; also the form of the settings file (TOML).
@@ -103,6 +106,8 @@ pub struct Wishes {
     pub xdp: Option<String>,
     /// The socket that Docker calls, or `off`.
     pub docker_plugin: Option<PathBuf>,
+    /// The file with the host's name servers.
+    pub resolv_conf: Option<PathBuf>,
 }
 
 impl Wishes {
@@ -156,6 +161,7 @@ impl Wishes {
             log_datapath: self.log_datapath.or(other.log_datapath),
             xdp: self.xdp.or(other.xdp),
             docker_plugin: self.docker_plugin.or(other.docker_plugin),
+            resolv_conf: self.resolv_conf.or(other.resolv_conf),
         }
     }
 
@@ -210,6 +216,7 @@ impl Wishes {
                 .transpose()?
                 .flatten(),
             xdp: self.xdp.map_or(Ok(Wish::default()), |text| text.parse())?,
+            resolv_conf: absolute(self.resolv_conf.unwrap_or_else(|| RESOLV_CONF.into()))?,
         })
     }
 }

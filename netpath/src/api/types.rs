@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::datapath::gate;
+use crate::dns::options::Wishes;
 use crate::policy::Policy;
 use crate::publish::{Binding, Opened};
 use crate::store::Driver;
@@ -416,6 +417,9 @@ pub struct Connect {
     /// Published ports in the grammar of `-p`.
     #[serde(default)]
     pub publish: Vec<String>,
+    /// Options about names.
+    #[serde(default)]
+    pub names: Wishes,
 }
 
 /// A network, and how a container is to be in it. Also `POST /v1/containers/{name}/networks`.

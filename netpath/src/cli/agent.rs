@@ -40,6 +40,11 @@ pub struct Args {
     #[arg(long, value_name = "MODE")]
     xdp: Option<String>,
 
+    /// The file with the host's name servers, which are asked for containers
+    /// [default: /etc/resolv.conf]
+    #[arg(long, value_name = "FILE")]
+    resolv_conf: Option<PathBuf>,
+
     /// Connections that one container can have [default: a quarter of --max-flows]
     #[arg(long, value_name = "N")]
     max_flows_per_container: Option<u32>,
@@ -115,6 +120,7 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
         log_datapath: args.log_datapath,
         xdp: args.xdp,
         docker_plugin: args.docker_plugin,
+        resolv_conf: args.resolv_conf,
         ..Wishes::default()
     };
     let settings = flags.or(args.folders.wishes(context)?).settings()?;

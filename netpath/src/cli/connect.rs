@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use anyhow::Result;
 
 use super::key_value;
+use super::name_args::NameArgs;
 use crate::api::types::{Connect, Join};
 use crate::problem::invalid;
 
@@ -45,6 +46,9 @@ pub struct ConnectArgs {
         value_name = "NAME"
     )]
     aliases: Vec<String>,
+
+    #[command(flatten)]
+    names: NameArgs,
 }
 
 impl ConnectArgs {
@@ -94,6 +98,7 @@ impl ConnectArgs {
             name: self.name,
             networks,
             publish: self.publish,
+            names: self.names.into(),
         })
     }
 }

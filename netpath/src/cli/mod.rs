@@ -12,6 +12,8 @@ mod inspect;
 mod install;
 mod logs;
 mod monitor;
+mod name_args;
+mod name_server;
 mod network;
 mod port;
 mod ps;
@@ -123,6 +125,9 @@ enum Verb {
     /// The supervisor of a detached container
     #[command(hide = true)]
     Shim,
+    /// The server that containers ask for names
+    #[command(hide = true)]
+    NameServer(name_server::Args),
 }
 
 /// Makes `-o KEY=VALUE` after `network create`, which is how Docker's users write it, `--opt
@@ -184,11 +189,11 @@ pub fn main() -> ExitCode {
         // --help and --version.
         Err(error) => error.exit(),
     };
-    let default = if matches!(cli.verb, Verb::Agent(_)) {
+    let default = match cli.verb {
         // What the programs say is chosen when they are loaded (--log-datapath).
-        "info,netpath_ebpf=trace"
-    } else {
-        "warn"
+        Verb::Agent(_) => "info,netpath_ebpf=trace",
+        Verb::NameServer(_) => "info",
+        _ => "warn",
     };
     let env = env_logger::Env::default().default_filter_or(default);
     env_logger::Builder::from_env(env)
@@ -270,6 +275,7 @@ fn dispatch(verb: Verb, context: &Context) -> Result<ExitCode> {
         Verb::Uninstall(args) => install::uninstall(&args, context),
         Verb::BenchWorker(args) => bench::work(&args),
         Verb::Shim => shim::run(),
+        Verb::NameServer(args) => name_server::run(&args),
     }
     .map(|()| ExitCode::SUCCESS)
 }

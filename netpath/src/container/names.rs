@@ -5,7 +5,7 @@ use std::io::Read;
 
 use anyhow::{Context, Result};
 
-use crate::problem::invalid;
+use crate::problem::{invalid, quoted};
 
 /// Longest name in bytes: what fits into a host name (RFC 1035).
 const LONGEST: usize = 63;
@@ -25,9 +25,9 @@ pub fn check(what: &str, name: &str) -> Result<()> {
         return Ok(());
     }
     Err(invalid(format!(
-        "\"{}\" cannot name a {what}: use up to {LONGEST} letters, digits, \"_\", \".\" and \
+        "{} cannot name a {what}: use up to {LONGEST} letters, digits, \"_\", \".\" and \
          \"-\", beginning with a letter or a digit",
-        name.escape_debug()
+        quoted(name)
     )))
 }
 

@@ -113,6 +113,19 @@ impl Pidfd {
         }
     }
 
+    /// Waits until it has ended; false if it has not after `patience`.
+    pub fn wait(&self, patience: Duration) -> bool {
+        let mut entry = libc::pollfd {
+            fd: self.0.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        let milliseconds = i32::try_from(patience.as_millis()).unwrap_or(i32::MAX);
+        // SAFETY: one entry, as is told; the descriptor is ours and open.
+        let ready = unsafe { libc::poll(&raw mut entry, 1, milliseconds) };
+        ready > 0
+    }
+
     /// Its descriptor, to wait on.
     pub fn into_fd(self) -> OwnedFd {
         self.0

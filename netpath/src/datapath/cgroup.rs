@@ -4,7 +4,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -133,6 +133,14 @@ pub fn netns_cookie() -> Result<u64> {
         None,
     )
     .context("cannot make a socket")?;
+    netns_cookie_of(&socket)
+}
+
+/// The cookie of a socket's network namespace.
+///
+/// # Errors
+/// If the kernel is too old to tell.
+pub fn netns_cookie_of(socket: &impl AsRawFd) -> Result<u64> {
     let mut cookie = 0u64;
     let mut length = size_of::<u64>() as libc::socklen_t;
     // SAFETY: the value has the size that is told.
@@ -150,6 +158,16 @@ pub fn netns_cookie() -> Result<u64> {
     }
     ensure!(cookie != 0, "the network namespace has no cookie");
     Ok(cookie)
+}
+
+/// Whether all processes that this host sees are in the control group or below it: there is
+/// nothing above it.
+pub fn is_everybodys(cgroup: &Path) -> bool {
+    let above = cgroup.canonicalize().ok();
+    above
+        .as_deref()
+        .and_then(Path::parent)
+        .is_none_or(|parent| check(parent).is_err())
 }
 
 /// The number of the control group that a link is attached to; 0 if that is gone.

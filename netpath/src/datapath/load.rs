@@ -22,7 +22,7 @@ use crate::container::names;
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("NETPATH_EBPF_OBJECT"));
 
 /// Maps that outlive the agent. A record whose layout changes gets a new name here.
-const PINNED: [&str; 25] = [
+const PINNED: [&str; 26] = [
     "flows",
     "endpoints",
     "veths",
@@ -39,6 +39,7 @@ const PINNED: [&str; 25] = [
     "drops",
     "snat_retries",
     "sock_nat",
+    "resolvers",
     "policies",
     "open_ports",
     "trusted",

@@ -42,6 +42,7 @@ use netpath_common::endpoint::{Endpoint, EndpointKey, MAX_ENDPOINTS, Veth};
 use netpath_common::network::{HostAddr, Network, Uplink};
 use netpath_common::policy::{ICC_OFF, INTERNAL, OVERLAY, OpenPort, Trusted};
 use netpath_common::port::{PortKey, PortTarget};
+use netpath_common::socket::Resolver;
 
 pub use attach::Hook;
 pub use load::{OBJECT, Programs, purge};
@@ -438,6 +439,35 @@ impl Datapath {
             self.tables.trusted.insert(key, 1)?;
         }
         self.tables.trusted.retain(|key| wanted.contains(key))
+    }
+
+    /// Says at which port of 127.0.0.11 the server for names listens in the network namespace
+    /// with this cookie; whoever dials port 53 there comes to it.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn set_resolver(&mut self, netns: u64, port: u16) -> Result<()> {
+        let resolver = Resolver {
+            port,
+            reserved: [0; 6],
+        };
+        self.tables.resolvers.insert(netns, resolver)
+    }
+
+    /// Leaves port 53 alone again in all namespaces but those for which `keep` says so.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn retain_resolvers(&mut self, keep: impl Fn(u64) -> bool) -> Result<()> {
+        self.tables.resolvers.retain(|netns| keep(*netns))
+    }
+
+    /// Leaves port 53 alone again in a namespace; if it is so already, that is fine.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn remove_resolver(&mut self, netns: u64) -> Result<()> {
+        self.tables.resolvers.remove(&netns)
     }
 
     /// Removes all that an earlier agent left and nobody owns any more.

@@ -17,7 +17,7 @@ use netpath_common::network::{HostAddr, Network, Uplink};
 use netpath_common::policy::{OpenPort, Policy, Trusted};
 use netpath_common::port::{PortKey, PortTarget};
 use netpath_common::search::Searches;
-use netpath_common::socket::{Dialled, SocketPeer};
+use netpath_common::socket::{Dialled, Resolver, SocketPeer};
 use netpath_common::tunnel::{Prefix, Tunnel, Vni, Vtep, VtepCounts, VtepKey};
 use netpath_common::tuple::Tuple;
 
@@ -32,6 +32,7 @@ pub struct Tables {
     pub trusted: Table<Trusted, u32>,
     pub uplinks: Table<u32, Uplink>,
     pub host_addrs: Table<Addr, HostAddr>,
+    pub resolvers: Table<u64, Resolver>,
     pub counters: PerCpuArray<MapData, HookCounters>,
     pub drops: PerCpuHashMap<MapData, DropKey, Count>,
     pub denied: LpmTrie<MapData, Addr, Denied>,
@@ -65,6 +66,7 @@ impl Tables {
             trusted: Table(HashMap::try_from(take("trusted")?)?),
             uplinks: Table(HashMap::try_from(take("uplinks")?)?),
             host_addrs: Table(HashMap::try_from(take("host_addrs")?)?),
+            resolvers: Table(HashMap::try_from(take("resolvers")?)?),
             counters: PerCpuArray::try_from(take("counters")?)?,
             drops: PerCpuHashMap::try_from(take("drops")?)?,
             denied: LpmTrie::try_from(take("denied")?)?,
@@ -105,6 +107,7 @@ impl Tables {
             "senders" => sizes::<u32, Sender>(),
             "receivers" => sizes::<u32, Receiver>(),
             "sock_nat" => sizes::<SocketPeer, Dialled>(),
+            "resolvers" => sizes::<u64, Resolver>(),
             "denied" => sizes::<Key<Addr>, Denied>(),
             "remotes" => sizes::<EndpointKey, Tunnel>(),
             "tunnels" => sizes::<Key<Prefix>, Tunnel>(),

@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::dns::options::NameOptions;
 use crate::ipam::Subnet;
 use crate::overlay::Peer;
 use crate::policy::Policy;
@@ -338,6 +339,9 @@ pub struct ContainerRecord {
     /// in the endpoints.
     #[serde(default)]
     pub publish: Vec<String>,
+    /// What it was given about names.
+    #[serde(default)]
+    pub names: NameOptions,
     /// Seconds since 1970.
     pub created: u64,
 }
@@ -354,6 +358,7 @@ impl ContainerRecord {
             supervisor: None,
             endpoints: Vec::new(),
             publish: Vec::new(),
+            names: NameOptions::default(),
             created: 0,
         }
     }

@@ -19,7 +19,7 @@ use netpath_tests::wire::Wire;
 use serde_json::Value;
 
 /// Maps that outlive the agent, by their names.
-const MAPS: [&str; 25] = [
+const MAPS: [&str; 26] = [
     "policies",
     "open_ports",
     "trusted",
@@ -34,6 +34,7 @@ const MAPS: [&str; 25] = [
     "networks",
     "ports",
     "receivers",
+    "resolvers",
     "senders",
     "snat_retries",
     "sock_nat",

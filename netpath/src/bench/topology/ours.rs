@@ -103,6 +103,7 @@ impl Agent {
                 name: Some(name.to_owned()),
                 networks: network.map(join).into_iter().collect(),
                 publish,
+                ..Connect::default()
             },
             netns: Some(netns),
             pid: None,
