@@ -17,11 +17,34 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// What somebody watches, flags of [`crate::event::wanted`].
     pub events: u32,
+    /// UDP ports at which packets of tunnels come in, the usual ones.
+    pub tunnels: [TunnelPort; 2],
     /// What makes the choice of source ports unforeseeable; the agent draws it once.
     pub port_secret: [u64; 2],
 }
 
-const _: () = assert!(size_of::<Config>() == 56);
+const _: () = assert!(size_of::<Config>() == 72);
+
+/// A UDP port of tunnels.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TunnelPort {
+    /// The VXLAN device; 0 if there is none.
+    pub ifindex: u32,
+    /// The port, host byte order.
+    pub port: u16,
+    /// Always 0.
+    pub reserved: u16,
+}
+
+impl TunnelPort {
+    /// No port.
+    pub const NONE: Self = Self {
+        ifindex: 0,
+        port: 0,
+        reserved: 0,
+    };
+}
 
 /// What holds until the agent has written something else.
 pub static FALLBACK: Config = Config {
@@ -30,6 +53,7 @@ pub static FALLBACK: Config = Config {
     max_flows_per_endpoint: u32::MAX,
     timeouts: Timeouts::DEFAULT,
     events: 0,
+    tunnels: [TunnelPort::NONE; 2],
     port_secret: [0; 2],
 };
 

@@ -101,6 +101,9 @@ pub fn receiver_place(network: u16, addr: &Addr) -> u32 {
 /// Place of the program `np_beyond` in map `stages`.
 pub const BEYOND: u32 = 0;
 
+/// Place of the program `np_unwrap` in map `stages`.
+pub const UNWRAP: u32 = 1;
+
 /// No device.
 pub const NOBODY: u32 = 0;
 

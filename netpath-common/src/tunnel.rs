@@ -15,10 +15,14 @@ use crate::counter::Count;
 pub struct Tunnel {
     /// The other host's address in the underlay.
     pub vtep: Addr,
+    /// This host's address towards it; `::` if only the VXLAN device may send there.
+    pub local: Addr,
     /// The network's number there, host byte order; 24 bits.
     pub vni: u32,
-    /// The VXLAN device to leave by; it knows the UDP port.
+    /// The VXLAN device of its port.
     pub ifindex: u32,
+    /// The network's gateway device, from where routes are looked up.
+    pub gateway_ifindex: u32,
     /// The VTEP's place in map `vtep_counts`.
     pub place: u32,
     /// The frame's destination: the container itself, or the router on the other host.
@@ -27,10 +31,24 @@ pub struct Tunnel {
     pub own_mac: Mac,
     /// Largest IP packet in bytes that fits through.
     pub mtu: u16,
+    /// The UDP port there, host byte order.
+    pub port: u16,
     /// [`ROUTED`].
     pub flags: u8,
     /// Always 0.
-    pub reserved: [u8; 5],
+    pub reserved: [u8; 7],
+}
+
+/// Value of map `underlay`, at a VTEP's place: the host's route there. Programs ask for it.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Underlay {
+    /// The next hop.
+    pub next_hop: Addr,
+    /// The device to leave by; 0 if there is no route, or none that we can take.
+    pub ifindex: u32,
+    /// When it was asked for, seconds since boot.
+    pub asked: u32,
 }
 
 /// Bit of [`Tunnel::flags`]: the other host is a router for the subnet behind it, so that frames
@@ -126,7 +144,8 @@ pub struct VtepCounts {
     pub received: Count,
 }
 
-const _: () = assert!(size_of::<Tunnel>() == 48 && size_of::<Prefix>() == 24);
+const _: () = assert!(size_of::<Tunnel>() == 72 && size_of::<Prefix>() == 24);
+const _: () = assert!(size_of::<Underlay>() == 24);
 const _: () = assert!(size_of::<VtepKey>() == 24 && size_of::<Vtep>() == 24);
 const _: () = assert!(size_of::<Vni>() == 8 && size_of::<VtepCounts>() == 32);
 

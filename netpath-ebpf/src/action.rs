@@ -10,14 +10,14 @@ use aya_log_ebpf::debug;
 use netpath_common::addr::Addr;
 use netpath_common::counter::{DropKey, Hook};
 use netpath_common::endpoint::Veth;
-use netpath_common::env::Verdict;
+use netpath_common::env::{Env as _, Verdict};
 use netpath_common::event::wanted;
 use netpath_common::flow::{Flow, Toward};
 use netpath_common::icmp::Quoted;
-use netpath_common::link::NOBODY;
+use netpath_common::link::{NOBODY, UNWRAP};
 use netpath_common::packet::{Fragment, Frame as _, L3, Packet};
 use netpath_common::reason::DropReason;
-use netpath_common::tuple::OUTSIDE;
+use netpath_common::tuple::{OUTSIDE, Proto};
 use netpath_common::{container, fragment, gateway, overlay, uplink};
 use network_types::eth::{EthHdr, EtherType};
 use network_types::ip::{IpProto, Ipv4Hdr, Ipv6Hdr};
@@ -177,10 +177,28 @@ pub fn uplink(kernel: &Kernel<'_>) -> Result<Outcome, DropReason> {
     if packet.parse_transport(&linear).is_err() {
         return Ok(Outcome::Pass);
     }
+    if packet.tuple.proto == Proto::Udp && overlay_device(kernel, packet) != NOBODY {
+        // SAFETY: nothing here needs to be dropped. It comes back only if it fails.
+        unsafe { maps::STAGES.tail_call(kernel.ctx, UNWRAP) };
+    }
     borrow_ports(kernel, packet);
     match uplink::inward(kernel, packet, kernel.ifindex())? {
         Verdict::Sent => Ok(Outcome::Sent),
         Verdict::Deliver { .. } | Verdict::Host => Ok(Outcome::Pass),
+    }
+}
+
+/// The VXLAN device whose port a datagram is for, or [`NOBODY`].
+#[inline(always)]
+pub fn overlay_device(kernel: &Kernel<'_>, packet: &Packet) -> u32 {
+    let port = packet.tuple.dst_port;
+    let [one, two] = &kernel.config().tunnels;
+    if port == one.port {
+        one.ifindex
+    } else if port == two.port {
+        two.ifindex
+    } else {
+        NOBODY
     }
 }
 
@@ -314,7 +332,7 @@ fn redirect(kernel: &Kernel<'_>, packet: &Packet, flow: &Flow) -> Result<(), Dro
 
 /// Sends out of a device to a next hop; the kernel resolves its MAC.
 #[inline(always)]
-fn redirect_neigh(ifindex: u32, next_hop: &Addr) -> i64 {
+pub fn redirect_neigh(ifindex: u32, next_hop: &Addr) -> i64 {
     // SAFETY: integers and a union of integers; all zero is valid.
     let mut params: bpf_redir_neigh = unsafe { core::mem::zeroed() };
     let words = next_hop.quads();

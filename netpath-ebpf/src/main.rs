@@ -4,7 +4,7 @@
 //! is what needs the kernel: maps, packet bytes, helpers.
 //!
 //! * `np_container`, which goes on in `np_beyond`: tcx ingress of a container's host-side veth
-//! * `np_uplink`: tcx ingress of an uplink
+//! * `np_uplink`, which goes on in `np_unwrap`: tcx ingress of an uplink
 //! * `np_gateway`: tcx egress of a network's gateway device
 //! * `np_overlay`: tcx ingress of a VXLAN device
 //! * `np_connect4` and its like: cgroup hooks of the host's own sockets
@@ -16,6 +16,7 @@
 #![allow(missing_docs)]
 
 mod action;
+mod direct;
 mod event;
 mod frame;
 mod host_socket;
@@ -72,6 +73,12 @@ pub fn np_gateway(ctx: TcContext) -> i32 {
 pub fn np_overlay(ctx: TcContext) -> i32 {
     let kernel = Kernel::new(&ctx, Hook::Overlay);
     action::finish(&kernel, overlay::run(&kernel))
+}
+
+/// Where [`np_uplink`] goes on with what other hosts send through tunnels.
+#[classifier]
+pub fn np_unwrap(ctx: TcContext) -> i32 {
+    overlay::unwrap(&ctx)
 }
 
 /// Everything from outside comes by here first, before it is a packet of the stack's. Frames

@@ -26,7 +26,7 @@ use netpath_common::port::{PortKey, PortTarget};
 use netpath_common::search::Searches;
 use netpath_common::socket::{Dialled, Resolver, SocketPeer};
 use netpath_common::tunnel::{
-    MAX_REMOTES, MAX_TUNNELS, MAX_VTEPS, Prefix, Tunnel, Vni, Vtep, VtepCounts, VtepKey,
+    MAX_REMOTES, MAX_TUNNELS, MAX_VTEPS, Prefix, Tunnel, Underlay, Vni, Vtep, VtepCounts, VtepKey,
 };
 use netpath_common::tuple::Tuple;
 
@@ -107,6 +107,10 @@ pub static VNIS: HashMap<Vni, u32, 4096, NO_PREALLOC> = HashMap::new();
 #[btf_map(name = "vtep_counts")]
 pub static VTEP_COUNTS: PerCpuArray<VtepCounts, { MAX_VTEPS as usize }> = PerCpuArray::new();
 
+/// The host's route to each other host, by the VTEP's place.
+#[btf_map(name = "underlay")]
+pub static UNDERLAY: Array<Underlay, { MAX_VTEPS as usize }> = Array::new();
+
 /// Uplinks, by ifindex.
 #[btf_map(name = "uplinks")]
 pub static UPLINKS: HashMap<u32, Uplink, 64, NO_PREALLOC> = HashMap::new();
@@ -137,7 +141,7 @@ pub static RESOLVERS: HashMap<u64, Resolver, { MAX_ENDPOINTS as usize }, NO_PREA
 /// Programs that others go on in, by [`netpath_common::link::BEYOND`] and its like. Each load of
 /// the object has an array of its own: programs and what they go on in are of one version.
 #[btf_map(name = "stages")]
-pub static STAGES: ProgramArray<1> = ProgramArray::new();
+pub static STAGES: ProgramArray<2> = ProgramArray::new();
 
 /// Memory for what is learnt of the packet at hand.
 #[btf_map(name = "packet")]

@@ -10,7 +10,9 @@ use aya_ebpf::bindings::{
     BPF_F_INGRESS, BPF_F_TUNINFO_IPV6, BPF_F_ZERO_CSUM_TX, TC_ACT_REDIRECT, bpf_tunnel_key,
 };
 use aya_ebpf::helpers::generated::{bpf_redirect, bpf_skb_get_tunnel_key, bpf_skb_set_tunnel_key};
-use netpath_common::addr::Addr;
+use aya_ebpf::programs::TcContext;
+use netpath_common::addr::{Addr, Mac};
+use netpath_common::counter::Hook;
 use netpath_common::endpoint::Veth;
 use netpath_common::overlay::{self, Inward};
 use netpath_common::packet::{Fragment, Frame as _, L3, Packet};
@@ -24,7 +26,7 @@ use network_types::udp::UdpHdr;
 use crate::action::{self, ETH_ARP, ETH_IPV6, Outcome};
 use crate::frame::Linear;
 use crate::kernel::Kernel;
-use crate::{maps, neighbour, rewrite, too_big};
+use crate::{direct, maps, neighbour, rewrite, too_big};
 
 /// Time to live of the outer packet.
 const OUTER_TTL: u8 = 64;
@@ -38,6 +40,30 @@ const TCP_OFFSET: usize = 12;
 #[inline(always)]
 pub fn run(kernel: &Kernel<'_>) -> Result<Outcome, DropReason> {
     let key = sender(kernel)?;
+    arrived(kernel, key)
+}
+
+/// The uplink hook, with a datagram for a port of tunnels that `np_uplink` has parsed.
+#[inline(always)]
+pub fn unwrap(ctx: &TcContext) -> i32 {
+    let at_uplink = Kernel::new(ctx, Hook::Uplink);
+    let kernel = Kernel::new(ctx, Hook::Overlay);
+    let Some(outer) = maps::PACKET.get_ptr(0) else {
+        return action::finish(&at_uplink, Ok(Outcome::Pass));
+    };
+    // SAFETY: the record is this CPU's own, and `np_uplink` filled it for this very packet.
+    let outer = unsafe { &*outer };
+    let device = action::overlay_device(&kernel, outer);
+    match direct::unwrap(&kernel, outer, device) {
+        Ok(None) => action::finish(&at_uplink, Ok(Outcome::Pass)),
+        Ok(Some(key)) => action::finish(&kernel, arrived(&kernel, key)),
+        Err(reason) => action::finish(&kernel, Err(reason)),
+    }
+}
+
+/// What another host has sent, without the outer headers.
+#[inline(always)]
+fn arrived(kernel: &Kernel<'_>, key: VtepKey) -> Result<Outcome, DropReason> {
     let vtep = maps::VTEPS.get_ptr(key).ok_or_else(|| stranger(&key))?;
     // SAFETY: map values stay allocated while the program runs.
     let vtep: &Vtep = unsafe { &*vtep };
@@ -136,26 +162,29 @@ pub fn send(
     sender: Option<&Veth>,
 ) -> Result<(), DropReason> {
     let linear = Linear::of(kernel.ctx, (packet.transport_offset() + TcpHdr::LEN) as u32);
-    if wire_len(kernel, packet, &linear)? > u32::from(tunnel.mtu)
-        && !(tunnel.vtep.is_v4() && may_fragment(packet, &linear)?)
-    {
+    let too_long = wire_len(kernel, packet, &linear)? > u32::from(tunnel.mtu);
+    if too_long && !(tunnel.vtep.is_v4() && may_fragment(packet, &linear)?) {
         let veth = sender.ok_or(DropReason::TooBig)?;
         return match too_big::answer(kernel, packet, veth, tunnel.mtu) {
             None => Ok(()),
             Some(reason) => Err(reason),
         };
     }
+    let len = kernel.ctx.len();
+    let mut src: [u16; 3] = linear.load(offset_of!(EthHdr, src_addr))?;
     if tunnel.is_routed() {
+        src = tunnel.own_mac.words();
         // Our own packets have not been routed yet.
         if sender.is_some() {
             rewrite::lower_ttl(kernel.ctx, packet)?;
         }
-        rewrite::macs(kernel.ctx, &tunnel.mac, &tunnel.own_mac)?;
-    } else if !tunnel.mac.is(linear.load(offset_of!(EthHdr, dst_addr))?) {
-        rewrite::destination(kernel.ctx, &tunnel.mac)?;
     }
-    put_into(kernel, tunnel.vni, &tunnel.vtep, tunnel.ifindex)?;
-    let len = kernel.ctx.len();
+    let ([d0, d1, d2], [s0, s1, s2]) = (tunnel.mac.words(), src);
+    // What is cut on its way is cut by the kernel, which knows how far it may go.
+    if too_long || !direct::send(kernel, packet, tunnel, [d0, d1, d2, s0, s1, s2])? {
+        rewrite::macs(kernel.ctx, &tunnel.mac, &Mac::from_words(src))?;
+        put_into(kernel, tunnel.vni, &tunnel.vtep, tunnel.ifindex)?;
+    }
     count(tunnel.place, |counts| counts.sent.add(len));
     kernel.count(|counters| counters.to_tunnel.add(len));
     Ok(())

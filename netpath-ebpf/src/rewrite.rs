@@ -268,14 +268,6 @@ pub fn lower_ttl(ctx: &TcContext, packet: &Packet) -> Result<(), DropReason> {
     lowered.ok_or(DropReason::RewriteFailed)
 }
 
-/// Sets the destination's MAC address.
-#[inline(always)]
-pub fn destination(ctx: &TcContext, mac: &Mac) -> Result<(), DropReason> {
-    Linear::of(ctx, 0)
-        .store(0, mac.words())
-        .ok_or(DropReason::RewriteFailed)
-}
-
 /// Sets both MAC addresses.
 #[inline(always)]
 pub fn macs(ctx: &TcContext, dst: &Mac, src: &Mac) -> Result<(), DropReason> {

@@ -47,14 +47,17 @@ fn addr(text: &str) -> Addr {
 fn tunnel(vtep: &str, place: u32, flags: u8) -> Tunnel {
     Tunnel {
         vtep: addr(vtep),
+        local: Addr::UNSPECIFIED,
         vni: 7,
         ifindex: VXLAN,
+        gateway_ifindex: GATEWAY,
         place,
         mac: Mac::new([2, 0, 0, 0, 7, place as u8]),
         own_mac: Mac::new([2, 0, 0, 0, 7, 0]),
         mtu: 1450,
+        port: 4789,
         flags,
-        reserved: [0; 5],
+        reserved: [0; 7],
     }
 }
 

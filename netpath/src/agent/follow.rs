@@ -33,7 +33,7 @@ impl Agent {
             held.host_addresses = host;
         }
         self.look_at_trusted(held, &links)?;
-        self.look_at_tunnels(&links).await?;
+        self.look_at_tunnels(&links, &held.host_addresses).await?;
         self.repair(held, &links).await
     }
 

@@ -5,8 +5,9 @@
 //! after a start until they are told anew.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, UdpSocket};
 use std::sync::{MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use ipnet::IpNet;
@@ -16,11 +17,14 @@ use crate::container::names;
 use crate::datapath::tunnels::{OverlaySpec, TunnelSpec};
 use crate::netlink::{Link, NewVxlan, Route, sysctl};
 use crate::overlay::{
-    self, DEVICE_MTU, Device, FIRST_VNI, MIN_MTU, PORT, Peer, State, Vtep, device_name, overhead,
+    self, DEVICE_MTU, Device, FIRST_VNI, MIN_MTU, PORT, Peer, State, Vtep, Way, device_name,
+    overhead,
 };
 use crate::problem::{conflict, invalid};
 use crate::store::{NetworkRecord, OverlayRecord, Store};
 
+/// How old what is known of a way to another host may be.
+const ASK_EVERY: Duration = Duration::from_secs(25);
 /// Name of the devices' MAC address in the store.
 const OWN_MAC: &str = "vtep_mac";
 
@@ -174,6 +178,7 @@ impl Agent {
         let mut tunnels = Vec::with_capacity(peers.len());
         for peer in &peers {
             let device = self.overlay_device(peer.port).await?;
+            let way = self.way_to(peer.vtep).await?;
             tunnels.push(TunnelSpec {
                 destination: peer.destination,
                 vtep: peer.vtep,
@@ -181,7 +186,9 @@ impl Agent {
                 ifindex: device.ifindex,
                 mac: peer.mac,
                 own_mac: device.mac,
-                mtu: self.tunnel_mtu(peer.vtep).await?,
+                local: way.local,
+                port: peer.port,
+                mtu: way.mtu,
             });
         }
         let spec = OverlaySpec {
@@ -231,9 +238,9 @@ impl Agent {
         Ok(())
     }
 
-    /// Largest IP packet that fits through a tunnel, by the device of the host's route there.
-    async fn tunnel_mtu(&self, vtep: IpAddr) -> Result<u16> {
-        if let Some(known) = self.tunnels().mtus.get(&vtep) {
+    /// The way to another host, by the host's route there.
+    async fn way_to(&self, vtep: IpAddr) -> Result<Way> {
+        if let Some(known) = self.tunnels().ways.get(&vtep) {
             return Ok(*known);
         }
         let route = self.netlink.route_to(vtep).await?;
@@ -247,9 +254,12 @@ impl Agent {
         };
         let underlay = device.unwrap_or_else(|| self.default_mtu());
         let room = underlay.saturating_sub(overhead(vtep.is_ipv4()));
-        let mtu = u16::try_from(room).unwrap_or(u16::MAX);
-        self.tunnels().mtus.insert(vtep, mtu);
-        Ok(mtu)
+        let way = Way {
+            mtu: u16::try_from(room).unwrap_or(u16::MAX),
+            local: route.and_then(|_| source_towards(vtep)),
+        };
+        self.tunnels().ways.insert(vtep, way);
+        Ok(way)
     }
 
     /// The VXLAN device of a port, made if it is not there, with the program attached.
@@ -283,6 +293,7 @@ impl Agent {
         match made {
             Ok(device) => {
                 self.tunnels().devices.insert(port, device);
+                self.set_tunnel_ports()?;
                 Ok(device)
             }
             Err(error) => {
@@ -325,12 +336,28 @@ impl Agent {
             let gone = devices.iter().filter(|(port, _)| !needed.contains(port));
             gone.map(|(port, device)| (*port, *device)).collect()
         };
+        let some = !gone.is_empty();
         for (port, device) in gone {
             self.with_datapath(|datapath| datapath.detach_overlay(device.ifindex))?;
             self.netlink.delete_link(&device_name(port)).await?;
             self.tunnels().devices.remove(&port);
         }
-        Ok(())
+        if some {
+            self.set_tunnel_ports()
+        } else {
+            Ok(())
+        }
+    }
+
+    fn set_tunnel_ports(&self) -> Result<()> {
+        let ports: Vec<(u16, u32)> = {
+            let tunnels = self.tunnels();
+            let devices = tunnels.devices.iter();
+            devices
+                .map(|(port, device)| (*port, device.ifindex))
+                .collect()
+        };
+        self.with_datapath(|datapath| datapath.set_tunnel_ports(&ports))
     }
 
     fn ports_needed(&self, networks: &[NetworkRecord]) -> BTreeSet<u16> {
@@ -360,8 +387,13 @@ impl Agent {
         devices.map(|device| device.ifindex).collect()
     }
 
-    /// Makes VXLAN devices anew that somebody removed, and follows the MTUs of the underlay.
-    pub(super) async fn look_at_tunnels(&self, links: &[Link]) -> Result<()> {
+    /// Makes VXLAN devices anew that somebody removed, and follows what happens to the
+    /// underlay.
+    pub(super) async fn look_at_tunnels(
+        &self,
+        links: &[Link],
+        addresses: &[(IpAddr, u32)],
+    ) -> Result<()> {
         let now: Vec<(u32, u32)> = links
             .iter()
             .filter(|link| !link.is_ours())
@@ -376,12 +408,16 @@ impl Agent {
             if lost {
                 log::warn!("a VXLAN device is gone, making it anew");
             }
-            let moved = tunnels.underlay != now;
-            if moved {
-                tunnels.mtus.clear();
+            let moved = tunnels.underlay != now || tunnels.addresses != addresses;
+            // Routes change without a word.
+            let old = tunnels.asked.is_none_or(|at| at.elapsed() >= ASK_EVERY);
+            if moved || old {
+                tunnels.ways.clear();
+                tunnels.asked = Some(Instant::now());
                 tunnels.underlay = now;
+                tunnels.addresses = addresses.to_vec();
             }
-            lost || moved
+            lost || moved || old
         };
         if changed {
             for record in self.store.networks()? {
@@ -455,6 +491,19 @@ impl Agent {
     pub(super) fn tunnels(&self) -> MutexGuard<'_, State> {
         self.tunnels.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The address that this host has on its way to another: what the kernel would choose.
+fn source_towards(vtep: IpAddr) -> Option<IpAddr> {
+    let any = if vtep.is_ipv4() {
+        "0.0.0.0:0"
+    } else {
+        "[::]:0"
+    };
+    let socket = UdpSocket::bind(any).ok()?;
+    socket.connect((vtep, PORT)).ok()?;
+    let address = socket.local_addr().ok()?.ip();
+    (!address.is_unspecified()).then_some(address)
 }
 
 fn mac_of(number: u64) -> [u8; 6] {

@@ -12,12 +12,12 @@ use anyhow::{Context as _, Result, bail};
 use aya::Ebpf;
 use aya::maps::{Map, MapData, ProgramArray};
 use aya::programs::SchedClassifier;
-use netpath_common::link::BEYOND;
+use netpath_common::link::{BEYOND, UNWRAP};
 
 use super::load::Programs;
 
 const PREFIX: &str = "stages-";
-const STAGES: [(u32, &str); 1] = [(BEYOND, "np_beyond")];
+const STAGES: [(u32, &str); 2] = [(BEYOND, "np_beyond"), (UNWRAP, "np_unwrap")];
 
 /// Fills the array of a loaded object and pins it; returns the pin.
 ///

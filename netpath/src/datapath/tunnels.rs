@@ -12,6 +12,7 @@ use aya::maps::lpm_trie::Key;
 use aya::util::nr_cpus;
 use ipnet::IpNet;
 use netpath_common::addr::{Addr, Mac};
+use netpath_common::config::TunnelPort;
 use netpath_common::counter::Count;
 use netpath_common::endpoint::EndpointKey;
 use netpath_common::policy::{ICC_OFF, INTERNAL};
@@ -19,6 +20,9 @@ use netpath_common::tunnel::{MAX_VTEPS, Prefix, ROUTED, Tunnel, Vni, Vtep, VtepC
 
 use super::tables::Tables;
 use super::{Datapath, Hook, attach, prefix};
+
+/// VXLAN's port, and the one that the kernel had before there was one; flannel has it still.
+const USUAL_PORTS: [u16; 2] = [4789, 8472];
 
 /// A network that reaches across hosts.
 #[derive(Clone, Debug)]
@@ -55,6 +59,10 @@ pub struct TunnelSpec {
     pub mac: [u8; 6],
     /// MAC address of the VXLAN device.
     pub own_mac: [u8; 6],
+    /// This host's address towards it, if that is known.
+    pub local: Option<IpAddr>,
+    /// The UDP port there.
+    pub port: u16,
     /// Largest IP packet in bytes that fits through.
     pub mtu: u16,
 }
@@ -126,6 +134,24 @@ impl Datapath {
         attach::detach(&self.bpffs, Hook::Overlay, ifindex)
     }
 
+    /// Sets the VXLAN devices, by port. The usual ports are known to the uplinks' programs.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn set_tunnel_ports(&mut self, ports: &[(u16, u32)]) -> Result<()> {
+        let mut config = self.tables.config()?;
+        let of = |wanted: u16| {
+            let found = ports.iter().find(|(port, _)| *port == wanted);
+            found.map_or(TunnelPort::NONE, |(port, ifindex)| TunnelPort {
+                ifindex: *ifindex,
+                port: *port,
+                reserved: 0,
+            })
+        };
+        config.tunnels = USUAL_PORTS.map(of);
+        self.tables.set_config(&config)
+    }
+
     /// Sets the tunnels of a network. With `exact` those that are not named are removed; else
     /// they stay until somebody who knows them says so.
     ///
@@ -155,7 +181,7 @@ impl Datapath {
                 continue;
             };
             let (addr, bits) = prefix(tunnel.destination);
-            let record = tunnel_record(tunnel, vtep.place);
+            let record = tunnel_record(tunnel, vtep.place, spec.gateway_ifindex);
             if bits == 128 {
                 remotes.insert(EndpointKey::new(spec.network, addr), record);
             } else {
@@ -377,10 +403,15 @@ fn vtep_record(spec: &OverlaySpec, place: u32) -> Vtep {
     }
 }
 
-fn tunnel_record(tunnel: &TunnelSpec, place: u32) -> Tunnel {
+fn tunnel_record(tunnel: &TunnelSpec, place: u32, gateway_ifindex: u32) -> Tunnel {
     let (_, bits) = prefix(tunnel.destination);
+    // Over IPv6 the outer header has a checksum, which the device computes.
+    let local = tunnel.local.filter(|_| tunnel.vtep.is_ipv4());
     Tunnel {
         vtep: tunnel.vtep.into(),
+        local: local.map_or(Addr::UNSPECIFIED, Into::into),
+        gateway_ifindex,
+        port: tunnel.port,
         vni: tunnel.vni,
         ifindex: tunnel.ifindex,
         place,
@@ -388,7 +419,7 @@ fn tunnel_record(tunnel: &TunnelSpec, place: u32) -> Tunnel {
         own_mac: Mac::new(tunnel.own_mac),
         mtu: tunnel.mtu,
         flags: if bits == 128 { 0 } else { ROUTED },
-        reserved: [0; 5],
+        reserved: [0; 7],
     }
 }
 

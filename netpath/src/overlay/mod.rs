@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::time::Instant;
 
 use anyhow::Result;
 use ipnet::IpNet;
@@ -79,10 +80,23 @@ pub struct State {
     pub told: HashMap<u16, Vec<Peer>>,
     /// VXLAN devices by port.
     pub devices: BTreeMap<u16, Device>,
-    /// What fits through, by the other host's address.
-    pub mtus: HashMap<IpAddr, u16>,
+    /// The ways to other hosts, by their addresses.
+    pub ways: HashMap<IpAddr, Way>,
+    /// When they were asked for.
+    pub asked: Option<Instant>,
     /// Index and MTU of the devices that tunnels go by, as they were last seen.
     pub underlay: Vec<(u32, u32)>,
+    /// The host's addresses, as they were last seen.
+    pub addresses: Vec<(IpAddr, u32)>,
+}
+
+/// The way to another host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// Largest inner packet in bytes.
+    pub mtu: u16,
+    /// The address that this host has there; `None` if there is no route.
+    pub local: Option<IpAddr>,
 }
 
 /// A VXLAN device.
