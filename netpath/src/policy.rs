@@ -61,10 +61,18 @@ pub struct Options {
     pub policy: Policy,
     /// Largest packet in bytes.
     pub mtu: Option<u32>,
+    /// Name of the gateway device.
+    pub device: Option<String>,
+    /// What the names of interfaces in containers begin with; a number follows.
+    pub interface_prefix: Option<String>,
+    /// Whether the network has IPv4.
+    pub ipv4: Option<bool>,
+    /// Whether the network has IPv6.
+    pub ipv6: Option<bool>,
 }
 
 /// The options: short names, then Docker's, in the order of the sentence that lists them.
-const KEYS: [(&[&str], &str); 9] = [
+const KEYS: [(&[&str], &str); 13] = [
     (
         &["gateway_mode_ipv4"],
         "com.docker.network.bridge.gateway_mode_ipv4",
@@ -92,7 +100,19 @@ const KEYS: [(&[&str], &str); 9] = [
         "com.docker.network.bridge.trusted_host_interfaces",
     ),
     (&["mtu"], "com.docker.network.driver.mtu"),
+    (&["name"], "com.docker.network.bridge.name"),
+    (
+        &["iface_prefix"],
+        "com.docker.network.container_iface_prefix",
+    ),
+    (&["ipv4", "enable_ipv4"], "com.docker.network.enable_ipv4"),
+    (&["ipv6", "enable_ipv6"], "com.docker.network.enable_ipv6"),
 ];
+/// The other end of a gateway device has two bytes more in its name, and a device's name has at
+/// most 15.
+const LONGEST_DEVICE: usize = 13;
+/// Two digits follow.
+const LONGEST_PREFIX: usize = 13;
 
 /// Reads `--internal` and the options of a request.
 ///
@@ -104,7 +124,7 @@ pub fn parse(internal: bool, options: &BTreeMap<String, String>) -> Result<Optio
             internal,
             ..Policy::default()
         },
-        mtu: None,
+        ..Options::default()
     };
     let mut seen: BTreeMap<&str, &str> = BTreeMap::new();
     for (key, value) in options {
@@ -121,6 +141,12 @@ pub fn parse(internal: bool, options: &BTreeMap<String, String>) -> Result<Optio
     }
     check(&parsed.policy)?;
     Ok(parsed)
+}
+
+/// Docker's name of an option, which may be given by a short one; what is unknown stays.
+pub fn docker_name(key: &str) -> &str {
+    let found = KEYS.iter().find(|(short, _)| short.contains(&key));
+    found.map_or(key, |(_, docker)| docker)
 }
 
 /// The first of the short names of an option.
@@ -160,6 +186,22 @@ fn apply(options: &mut Options, name: &str, value: &str) -> Result<(), String> {
             policy.host_binding = Some(address).filter(|address| !is_everywhere_v4(address));
         }
         "trusted_host_interfaces" => policy.trusted_host_interfaces = interfaces(value)?,
+        "name" => {
+            check_interface(value)?;
+            if value.len() > LONGEST_DEVICE {
+                return Err(format!("the name is longer than {LONGEST_DEVICE} bytes"));
+            }
+            options.device = Some(value.to_owned());
+        }
+        "iface_prefix" => {
+            check_interface(value)?;
+            if value.len() > LONGEST_PREFIX {
+                return Err(format!("the prefix is longer than {LONGEST_PREFIX} bytes"));
+            }
+            options.interface_prefix = Some(value.to_owned());
+        }
+        "ipv4" => options.ipv4 = Some(switch(value)?),
+        "ipv6" => options.ipv6 = Some(switch(value)?),
         _ => {
             let mtu = value.parse();
             options.mtu = Some(mtu.map_err(|_| "that is not a number of bytes".to_owned())?);
@@ -183,7 +225,10 @@ fn mode(text: &str) -> Result<GatewayMode, String> {
 }
 
 /// The words that Docker takes for yes and no.
-fn switch(text: &str) -> Result<bool, String> {
+///
+/// # Errors
+/// It is neither.
+pub fn switch(text: &str) -> Result<bool, String> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
@@ -212,21 +257,28 @@ fn source<T: std::str::FromStr + PartialEq>(
 fn interfaces(text: &str) -> Result<Vec<String>, String> {
     let mut names: Vec<String> = Vec::new();
     for name in text.split(':') {
-        // The kernel's own rule (dev_valid_name).
-        let valid = (1..16).contains(&name.len())
-            && name != "."
-            && name != ".."
-            && !name.contains(|c: char| c == '/' || c.is_whitespace() || c.is_control());
-        if !valid {
-            return Err(format!(
-                "\"{name}\" is not the name of an interface (names are separated by colons)"
-            ));
-        }
+        check_interface(name)
+            .map_err(|reason| format!("{reason} (names are separated by colons)"))?;
         if !names.iter().any(|other| other == name) {
             names.push(name.to_owned());
         }
     }
     Ok(names)
+}
+
+/// The kernel's own rule (dev_valid_name), and a colon is for other things.
+fn check_interface(name: &str) -> Result<(), String> {
+    let valid = (1..16).contains(&name.len())
+        && name != "."
+        && name != ".."
+        && !name.contains(|c: char| "/:".contains(c) || c.is_whitespace() || c.is_control());
+    if valid {
+        return Ok(());
+    }
+    Err(format!(
+        "\"{}\" is not the name of an interface",
+        name.escape_debug()
+    ))
 }
 
 fn check(policy: &Policy) -> Result<()> {
@@ -394,6 +446,8 @@ mod tests {
                 "host_ipv4" | "host_binding_ipv4" => "192.0.2.7",
                 "host_ipv6" => "2001:db8::7",
                 "trusted_host_interfaces" => "eth1:wg0",
+                "name" | "iface_prefix" => "lan",
+                "ipv4" | "ipv6" => "true",
                 _ => "1400",
             };
             let expected = parse(false, &options(&[(docker, value)])).unwrap();
@@ -440,6 +494,10 @@ mod tests {
                 "a-name-that-is-long",
             ),
             (false, &[("mtu", "big")], "mtu=big"),
+            (false, &[("name", "a/b")], "\"a/b\""),
+            (false, &[("name", "fourteen-bytes")], "longer than 13"),
+            (false, &[("iface_prefix", "")], "\"\""),
+            (false, &[("ipv4", "off")], "write true or false"),
         ] {
             let error = parse(internal, &options(pairs)).unwrap_err().to_string();
             assert!(error.contains(part), "{pairs:?}: {error}");

@@ -11,6 +11,7 @@ use super::endpoint::FIRST_INTERFACE;
 use super::inside::in_runtime;
 use super::{Agent, blocking, now, plan};
 use crate::api::types::{Attach, Container};
+use crate::container::names;
 use crate::netlink::netns::Identity;
 use crate::netlink::{Netlink, netns};
 use crate::problem::{conflict, invalid, not_found};
@@ -69,6 +70,7 @@ impl Agent {
             ino: meta.ino(),
         };
         let mut record = ContainerRecord {
+            uid: names::uid()?,
             created: now(),
             names: options,
             ..ContainerRecord::new(&name, origin)

@@ -143,6 +143,9 @@ impl Agent {
             _ => self.store.container(name)?,
         };
         docker::check_is_not_dockers(&record)?;
+        // By its id, perhaps; what is not there has a sentence of its own below.
+        let named = self.network_name(network);
+        let network = named.as_deref().unwrap_or(network);
         let place = record.endpoints.iter().position(|e| e.network == network);
         let Some(place) = place else {
             if force {

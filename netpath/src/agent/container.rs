@@ -65,6 +65,7 @@ impl Agent {
                 hostname: surroundings.hostname.clone(),
             }),
             supervisor: Some(supervisor.clone()),
+            uid: names::uid()?,
             created: now(),
             names: options,
             ..ContainerRecord::new(&name, Origin::Own)

@@ -278,6 +278,7 @@ impl Agent {
             _locks: locks,
         });
         agent.reconcile().await?;
+        agent.make_default_network().await;
         agent.serve_own_processes();
         agent.restore_names();
         Ok(agent)

@@ -164,7 +164,8 @@ impl Agent {
     }
 
     fn plan_addresses(&self, mut network: NetworkRecord, join: &Join) -> Result<Vec<IpAddr>> {
-        let used = self.store.leases(network.id)?;
+        let mut used = self.store.leases(network.id)?;
+        used.extend(network.aside.values());
         let mut addresses = Vec::new();
         for (v4, wanted) in [
             (true, join.ip.map(IpAddr::V4)),

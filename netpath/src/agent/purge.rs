@@ -183,7 +183,8 @@ fn remove_devices(known: Option<&Known>, removed: &mut Vec<String>) -> Result<()
                 Some(known) => known.has(&link),
                 None => alone.is_ok(),
             };
-            if link.is_ours() && wanted && netlink.delete_link(&link.name).await? {
+            let ours = link.is_ours() || known.is_some() && link.is_gateway();
+            if ours && wanted && netlink.delete_link(&link.name).await? {
                 removed.push(format!("device {}", link.name));
             }
         }

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use super::timeouts;
 use crate::container::files::RESOLV_CONF;
 use crate::datapath::gate::Wish;
+use crate::ipam::{Pool, default_pools};
 use crate::netlink::Netlink;
 use crate::problem::{invalid, not_found};
 
@@ -70,6 +71,8 @@ pub struct Settings {
     pub docker_plugin: Option<PathBuf>,
     /// The file with the host's name servers.
     pub resolv_conf: PathBuf,
+    /// Where networks that name no subnet get one.
+    pub address_pools: Vec<Pool>,
 }
 
 /// Settings that somebody made; also the form of the settings file (TOML).
@@ -108,6 +111,9 @@ pub struct Wishes {
     pub docker_plugin: Option<PathBuf>,
     /// The file with the host's name servers.
     pub resolv_conf: Option<PathBuf>,
+    /// Where networks that name no subnet get one: `base=10.10.0.0/16,size=24`.
+    #[serde(default)]
+    pub default_address_pools: Vec<String>,
 }
 
 impl Wishes {
@@ -162,6 +168,11 @@ impl Wishes {
             xdp: self.xdp.or(other.xdp),
             docker_plugin: self.docker_plugin.or(other.docker_plugin),
             resolv_conf: self.resolv_conf.or(other.resolv_conf),
+            default_address_pools: if self.default_address_pools.is_empty() {
+                other.default_address_pools
+            } else {
+                self.default_address_pools
+            },
         }
     }
 
@@ -217,6 +228,14 @@ impl Wishes {
                 .flatten(),
             xdp: self.xdp.map_or(Ok(Wish::default()), |text| text.parse())?,
             resolv_conf: absolute(self.resolv_conf.unwrap_or_else(|| RESOLV_CONF.into()))?,
+            address_pools: if self.default_address_pools.is_empty() {
+                default_pools()
+            } else {
+                self.default_address_pools
+                    .iter()
+                    .map(|text| text.parse())
+                    .collect::<Result<_>>()?
+            },
         })
     }
 }

@@ -6,8 +6,11 @@ use anyhow::Result;
 use ipnet::IpNet;
 
 use super::gateway::{Gateways, network_of};
+use super::network::PREDEFINED;
 use super::{Agent, timeouts};
-use crate::api::types::{Connection, Container, Network, OpenedAt, Overlay, Status, UplinkStatus};
+use crate::api::types::{
+    Connection, Container, Member, Network, OpenedAt, Overlay, Status, SubnetView, UplinkStatus,
+};
 use crate::publish::Opened;
 use crate::store::{ContainerRecord, EndpointRecord, NetworkRecord, Origin, State};
 
@@ -64,55 +67,42 @@ impl Agent {
     /// # Errors
     /// The store cannot be read.
     pub fn list_networks(&self) -> Result<Vec<Network>> {
-        self.store
-            .networks()?
+        let containers = self.store.containers()?;
+        let records = self.store.networks()?;
+        let mut networks: Vec<Network> = records
             .iter()
-            .map(|record| self.view_network(record))
-            .collect()
+            .map(|record| view_network(record, &containers))
+            .collect();
+        for (name, driver) in PREDEFINED {
+            networks.push(self.view_predefined(name, driver)?);
+        }
+        networks.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(networks)
     }
 
-    /// One network.
+    /// One network, by its id, its name or the beginning of its id.
     ///
     /// # Errors
-    /// There is none of this name.
-    pub fn show_network(&self, name: &str) -> Result<Network> {
-        self.view_network(&self.store.network(name)?)
+    /// There is none.
+    pub fn show_network(&self, word: &str) -> Result<Network> {
+        let name = self.network_name(word)?;
+        match PREDEFINED.iter().find(|(other, _)| *other == name) {
+            Some((name, driver)) => self.view_predefined(name, driver),
+            None => self.view_network(&self.store.network(&name)?),
+        }
+    }
+
+    fn view_predefined(&self, name: &str, driver: &str) -> Result<Network> {
+        Ok(Network {
+            name: name.into(),
+            id: self.predefined_id(name)?,
+            driver: driver.into(),
+            ..Network::default()
+        })
     }
 
     pub(super) fn view_network(&self, record: &NetworkRecord) -> Result<Network> {
-        let containers = self.store.containers()?;
-        let connected = containers
-            .into_iter()
-            .filter(|container| container.endpoint_in(&record.name).is_some());
-        Ok(Network {
-            name: record.name.clone(),
-            id: record.id,
-            driver: record.driver,
-            subnets: record
-                .subnets
-                .iter()
-                .map(|subnet| subnet.prefix.to_string())
-                .collect(),
-            gateways: record
-                .subnets
-                .iter()
-                .filter_map(|subnet| subnet.gateway)
-                .collect(),
-            mtu: record.mtu,
-            device: record.device.clone(),
-            mac: show_mac(record.mac),
-            policy: record.policy.clone(),
-            docker: record
-                .docker
-                .as_ref()
-                .map(|docker| docker.id.as_str().into()),
-            overlay: record.overlay.as_ref().map(|overlay| Overlay {
-                vni: overlay.vni,
-                port: overlay.port,
-            }),
-            created: record.created,
-            containers: connected.map(|container| container.name).collect(),
-        })
+        Ok(view_network(record, &self.store.containers()?))
     }
 
     /// All containers that have a network, or all that there are.
@@ -227,6 +217,100 @@ pub(super) fn without_network(record: &ContainerRecord) -> String {
         Some(word) => format!("container {name} has no network of its own, but --network {word}"),
         None => format!("container {name} is in no network at the moment"),
     }
+}
+
+fn view_network(record: &NetworkRecord, containers: &[ContainerRecord]) -> Network {
+    let members: Vec<Member> = containers
+        .iter()
+        .filter_map(|container| {
+            let endpoint = container.endpoint_in(&record.name)?;
+            let (id, endpoint_id) = match &container.origin {
+                // Docker has ids of its own, and tells that of the endpoint only.
+                Origin::Docker { endpoint, .. } => (endpoint.clone(), endpoint.clone()),
+                Origin::Own | Origin::Attached { .. } => (
+                    container.uid.clone(),
+                    endpoint_id(&container.uid, &record.uid),
+                ),
+            };
+            Some(Member {
+                container: container.name.clone(),
+                id,
+                endpoint: endpoint_id,
+                mac: show_mac(endpoint.mac),
+                addresses: with_lengths(record, endpoint),
+            })
+        })
+        .collect();
+    Network {
+        name: record.name.clone(),
+        id: record.uid.clone(),
+        number: record.id,
+        driver: record.driver.name().into(),
+        subnets: record
+            .subnets
+            .iter()
+            .map(|subnet| subnet.prefix.to_string())
+            .collect(),
+        gateways: record
+            .subnets
+            .iter()
+            .filter_map(|subnet| subnet.gateway)
+            .collect(),
+        addresses: record
+            .subnets
+            .iter()
+            .map(|subnet| SubnetView {
+                subnet: subnet.prefix.to_string(),
+                range: subnet.range.map(|range| range.to_string()),
+                gateway: subnet.gateway,
+                aside: record
+                    .aside
+                    .iter()
+                    .filter(|(_, address)| subnet.prefix.contains(*address))
+                    .map(|(name, address)| (name.clone(), *address))
+                    .collect(),
+            })
+            .collect(),
+        mtu: record.mtu,
+        device: record.device.clone(),
+        mac: show_mac(record.mac),
+        policy: record.policy.clone(),
+        options: record.options.clone(),
+        labels: record.labels.clone(),
+        attachable: record.attachable,
+        created: record.created,
+        containers: members.iter().map(|m| m.container.clone()).collect(),
+        members,
+        docker: record
+            .docker
+            .as_ref()
+            .map(|docker| docker.id.as_str().into()),
+        overlay: record.overlay.as_ref().map(|overlay| Overlay {
+            vni: overlay.vni,
+            port: overlay.port,
+        }),
+    }
+}
+
+/// The id of a container's interface in a network: both ids, digit by digit. Two interfaces never
+/// have the same, and it stays the same for the interface's life without being kept anywhere.
+fn endpoint_id(container: &str, network: &str) -> String {
+    let digits = |text: &str| -> Vec<u32> { text.chars().filter_map(|c| c.to_digit(16)).collect() };
+    let both = digits(container).into_iter().zip(digits(network));
+    both.filter_map(|(a, b)| char::from_digit(a ^ b, 16))
+        .collect()
+}
+
+/// The addresses of an endpoint with the prefix lengths of their subnets.
+fn with_lengths(network: &NetworkRecord, endpoint: &EndpointRecord) -> Vec<String> {
+    endpoint
+        .addresses()
+        .filter_map(|address| {
+            let subnet = network.subnet(address.is_ipv4())?;
+            IpNet::new(address, subnet.prefix.prefix_len()).ok()
+        })
+        .map(|address| address.to_string())
+        .collect()
 }
 
 /// The state of a container in one word.

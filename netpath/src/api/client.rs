@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::types::ErrorBody;
+use crate::problem::not_found;
 
 /// How long the agent may take for an answer, unless it was asked to wait for something.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -198,6 +199,8 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 /// The agent's sentence.
 fn refusal(status: StatusCode, body: &[u8]) -> anyhow::Error {
     match serde_json::from_slice::<ErrorBody>(body) {
+        // So that the caller can tell what is gone from what is wrong.
+        Ok(body) if status == StatusCode::NOT_FOUND => not_found(body.error),
         Ok(body) => anyhow!(body.error),
         Err(_) => anyhow!("the agent answered with status {status}"),
     }

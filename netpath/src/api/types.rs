@@ -10,7 +10,6 @@ use crate::datapath::gate;
 use crate::dns::options::Wishes;
 use crate::policy::Policy;
 use crate::publish::{Binding, Opened};
-use crate::store::Driver;
 
 /// `GET /v1/status`
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -241,10 +240,19 @@ pub struct CreateNetwork {
     /// Prefixes, at most one a family; without any the agent chooses an IPv4 one.
     #[serde(default)]
     pub subnets: Vec<String>,
+    /// Parts of the subnets that containers get addresses of, at most one a subnet.
+    #[serde(default)]
+    pub ranges: Vec<String>,
     /// Gateways, at most one a subnet; without, the first address is the gateway.
     #[serde(default)]
     pub gateways: Vec<IpAddr>,
-    /// Add an IPv6 subnet if none is named.
+    /// Addresses that no container gets, and what they are set aside for.
+    #[serde(default)]
+    pub aside: BTreeMap<String, IpAddr>,
+    /// Whether it has IPv4; without, unless all subnets that are named are of IPv6.
+    #[serde(default)]
+    pub ipv4: Option<bool>,
+    /// Add an IPv6 subnet if none is named, and an IPv4 one.
     #[serde(default)]
     pub ipv6: bool,
     /// Largest packet in bytes; without, the smallest of the uplinks' MTUs.
@@ -256,21 +264,31 @@ pub struct CreateNetwork {
     /// Options by key, Docker's or short ([`crate::policy`]).
     #[serde(default)]
     pub options: BTreeMap<String, String>,
+    /// What people note at it.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Noted for Docker's users.
+    #[serde(default)]
+    pub attachable: bool,
 }
 
 /// A network.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Network {
     /// Its name.
     pub name: String,
-    /// Its number in the datapath.
-    pub id: u16,
-    /// What carries its packets.
-    pub driver: Driver,
+    /// Its id: 64 hexadecimal digits.
+    pub id: String,
+    /// Its number in the datapath; 0 for those that have none: `host` and `none`.
+    pub number: u16,
+    /// What carries its packets; `host` and `null` for those that have no driver.
+    pub driver: String,
     /// Its subnets.
     pub subnets: Vec<String>,
     /// Its gateways, in the order of the subnets that have one.
     pub gateways: Vec<IpAddr>,
+    /// The same by subnet, with ranges and addresses that are set aside.
+    pub addresses: Vec<SubnetView>,
     /// Largest packet in bytes.
     pub mtu: u32,
     /// Its gateway device.
@@ -282,10 +300,18 @@ pub struct Network {
     /// What it has of driver `overlay`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overlay: Option<Overlay>,
+    /// The options that it was made with, by their names in Docker.
+    pub options: BTreeMap<String, String>,
+    /// What people note at it.
+    pub labels: BTreeMap<String, String>,
+    /// Noted for Docker's users.
+    pub attachable: bool,
     /// Seconds since 1970.
     pub created: u64,
     /// Containers that are connected to it.
     pub containers: Vec<String>,
+    /// Their interfaces in it.
+    pub members: Vec<Member>,
     /// What Docker calls it, if it is Docker's.
     #[serde(default)]
     pub docker: Option<Dockers>,
@@ -378,6 +404,34 @@ pub struct TunnelTraffic {
     pub received_packets: u64,
     /// Their bytes.
     pub received_bytes: u64,
+}
+
+/// A subnet of a network.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct SubnetView {
+    /// Its prefix.
+    pub subnet: String,
+    /// The part of it that containers get addresses of.
+    pub range: Option<String>,
+    /// Its gateway.
+    pub gateway: Option<IpAddr>,
+    /// Addresses that no container gets, and what they are set aside for.
+    pub aside: BTreeMap<String, IpAddr>,
+}
+
+/// A container's interface in a network.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Member {
+    /// The container's name.
+    pub container: String,
+    /// The container's id: 64 hexadecimal digits.
+    pub id: String,
+    /// The interface's, as long.
+    pub endpoint: String,
+    /// MAC address of the interface.
+    pub mac: String,
+    /// Its addresses with the prefix length of their subnet.
+    pub addresses: Vec<String>,
 }
 
 /// `POST /v1/containers`: prepares a container; its supervisor then starts the command

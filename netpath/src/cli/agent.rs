@@ -59,6 +59,11 @@ pub struct Args {
     #[arg(long, value_name = "PATH")]
     docker_plugin: Option<PathBuf>,
 
+    /// Where networks that name no subnet get one, like base=10.10.0.0/16,size=24; may be
+    /// repeated [default: Docker's, 172.17.0.0/16 and so on]
+    #[arg(long = "default-address-pool", value_name = "base=CIDR,size=LENGTH")]
+    default_address_pools: Vec<String>,
+
     /// Let the programs log what they do: error, warn, info, debug or trace [default: off]
     #[arg(long, value_name = "LEVEL")]
     log_datapath: Option<String>,
@@ -121,6 +126,7 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
         xdp: args.xdp,
         docker_plugin: args.docker_plugin,
         resolv_conf: args.resolv_conf,
+        default_address_pools: args.default_address_pools,
         ..Wishes::default()
     };
     let settings = flags.or(args.folders.wishes(context)?).settings()?;

@@ -33,11 +33,13 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
+use serde_json::{Map, Value};
 
 use crate::agent::settings::{RUN_DIR, SOCKET};
 use crate::api::client::Client;
 use crate::api::types::Container;
 use crate::docker;
+use crate::output::template::Template;
 use crate::output::{Format, complain, one_line};
 
 /// Networks for containers by eBPF: no bridge, no iptables, no conntrack.
@@ -131,20 +133,23 @@ enum Verb {
 }
 
 /// Makes `-o KEY=VALUE` after `network create`, which is how Docker's users write it, `--opt
-/// KEY=VALUE`. Elsewhere, and without an equals sign, `-o` is the form of the output.
+/// KEY=VALUE`. Elsewhere, and before `table` and `json`, `-o` is the form of the output.
 fn options_of_networks(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let mut args = args.peekable();
     let (mut words, mut creating) = (Vec::new(), false);
     while let Some(word) = args.next() {
         let after_network = words.last().is_some_and(|last| last == "network");
         creating |= word == "create" && after_network;
-        let is_option = |text: &OsString| text.to_string_lossy().contains('=');
+        let is_option = |text: &str| {
+            !["table", "json"].contains(&text) && !text.is_empty() && !text.starts_with('-')
+        };
+        let next = |next: &OsString| is_option(&next.to_string_lossy());
         let attached = word.to_string_lossy().into_owned();
         match attached.strip_prefix("-o") {
-            Some("") if creating && args.peek().is_some_and(is_option) => {
+            Some("") if creating && args.peek().is_some_and(next) => {
                 words.push("--opt".into());
             }
-            Some(option) if creating && option.trim_start_matches('=').contains('=') => {
+            Some(option) if creating && is_option(option.trim_start_matches('=')) => {
                 words.push(format!("--opt={}", option.trim_start_matches('=')).into());
             }
             _ => words.push(word),
@@ -322,6 +327,53 @@ fn escape(text: &str) -> String {
         .collect()
 }
 
+/// Shows each of several things as Docker's `inspect` verbs do; those that are not there do not
+/// keep the others from being shown. `left_out` are fields that a template finds, although the JSON
+/// leaves them out where they are empty.
+fn inspect_each(
+    names: &[String],
+    format: Option<&str>,
+    left_out: &[(&str, Value)],
+    get: impl Fn(&str) -> Result<Value>,
+) -> Result<()> {
+    let template = match format {
+        None | Some("" | "json") => None,
+        Some(text) => Some(Template::parse(text)?),
+    };
+    let (mut found, mut last) = (Vec::new(), None);
+    for name in names {
+        match get(name) {
+            Ok(value) => found.push(value),
+            Err(error) => {
+                if let Some(earlier) = last.replace(error) {
+                    complain(&format!("{earlier:#}"));
+                }
+            }
+        }
+    }
+    match template {
+        Some(template) => {
+            let mut text = String::new();
+            for value in &found {
+                // Go calls it so, JSON has it otherwise.
+                let id = value.get("Id").cloned().unwrap_or_default();
+                let fields = left_out.iter().cloned().chain([("ID", id)]);
+                let methods: Map<String, Value> = fields
+                    .map(|(field, value)| (field.to_owned(), value))
+                    .collect();
+                text.push_str(&template.render(value, &methods)?);
+                text.push('\n');
+            }
+            crate::output::print(&text)?;
+        }
+        None if format == Some("json") => {
+            crate::output::print(&format!("{}\n", Value::from(found)))?;
+        }
+        None => crate::output::print_array(&found)?,
+    }
+    last.map_or(Ok(()), Err)
+}
+
 /// Does something to each of several containers; one that fails does not keep the others
 /// from their turn.
 fn for_each(names: &[String], action: impl Fn(&str) -> Result<()>) -> Result<()> {
@@ -396,6 +448,8 @@ mod tests {
         }
         let cli = parse("netpath network create n -o json").unwrap();
         assert_eq!(cli.output, Format::Json);
+        let cli = parse("netpath network create n -o encrypted").unwrap();
+        assert!(format!("{:?}", cli.verb).contains(r#"("encrypted", "")"#));
         assert!(parse("netpath network create n -o =x").is_err());
         assert!(parse("netpath network ls -o a=b").is_err());
     }

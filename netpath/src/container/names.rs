@@ -70,6 +70,17 @@ pub fn generate() -> Result<String> {
         .collect())
 }
 
+/// The id of something for its whole life: 64 hexadecimal digits, as Docker has them.
+///
+/// # Errors
+/// `/dev/urandom` cannot be read.
+pub fn uid() -> Result<String> {
+    Ok(random::<32>()?
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
+}
+
 /// A random MAC address: unicast, locally administered, beginning with 02 like those of
 /// most container interfaces.
 ///

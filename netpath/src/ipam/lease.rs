@@ -4,22 +4,22 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use anyhow::Result;
-use ipnet::IpNet;
 
-use super::subnet::{Subnet, host_range, is_host_address, to_number};
+use super::subnet::{Subnet, host_range, is_host_address, to_address, to_number};
 use crate::problem::{conflict, invalid};
 
-/// A free address of `subnet`: the first after `last`, the address that was given out
-/// last, so that a freed address rests as long as possible before it names another
-/// container. From the end of the subnet it goes on at the beginning.
+/// A free address of `subnet`, or of its range: the first after `last`, the address that was given
+/// out last, so that a freed address rests as long as possible before it names another
+/// container. From the end it goes on at the beginning. `used` are the addresses that somebody
+/// has or that are set aside.
 ///
 /// # Errors
 /// Every address is in use.
 pub fn allocate(subnet: &Subnet, used: &BTreeSet<IpAddr>, last: Option<IpAddr>) -> Result<IpAddr> {
-    let (first, end) = host_range(&subnet.prefix);
+    let (first, end) = bounds(subnet);
     let start = match last {
-        Some(last) if subnet.prefix.contains(&last) && to_number(last) < end => {
-            to_number(last).saturating_add(1).max(first)
+        Some(last) if subnet.prefix.contains(&last) && (first..end).contains(&to_number(last)) => {
+            to_number(last) + 1
         }
         _ => first,
     };
@@ -32,18 +32,35 @@ pub fn allocate(subnet: &Subnet, used: &BTreeSet<IpAddr>, last: Option<IpAddr>) 
     (start..=end)
         .find(is_free)
         .or_else(|| (first..start).find(is_free))
-        .map_or_else(
-            || {
-                Err(conflict(format!(
+        .map(|number| to_address(&subnet.prefix, number))
+        .ok_or_else(|| {
+            conflict(match subnet.range {
+                Some(range) => format!(
+                    "no address of range {range} of subnet {} is free, remove containers, ask for \
+                     an address with --ip or create a network with a larger range",
+                    subnet.prefix
+                ),
+                None => format!(
                     "no address of subnet {} is free, remove containers or create a larger network",
                     subnet.prefix
-                )))
-            },
-            |number| Ok(to_address(&subnet.prefix, number)),
-        )
+                ),
+            })
+        })
 }
 
-/// Checks an address that a user asked for.
+/// The first and the last number that containers are given.
+fn bounds(subnet: &Subnet) -> (u128, u128) {
+    let (first, last) = host_range(&subnet.prefix);
+    match subnet.range {
+        Some(range) => (
+            first.max(to_number(range.network())),
+            last.min(to_number(range.broadcast())),
+        ),
+        None => (first, last),
+    }
+}
+
+/// Checks an address that a user asked for; it may be outside the range.
 ///
 /// # Errors
 /// It is outside the subnet, no host address, the gateway's, or in use.
@@ -68,23 +85,16 @@ pub fn check_wanted(subnet: &Subnet, used: &BTreeSet<IpAddr>, wanted: IpAddr) ->
     }
 }
 
-fn to_address(prefix: &IpNet, number: u128) -> IpAddr {
-    match prefix {
-        // The numbers of an IPv4 subnet are 32 bits long.
-        IpNet::V4(_) => IpAddr::V4((number as u32).into()),
-        IpNet::V6(_) => IpAddr::V6(number.into()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use ipnet::IpNet;
     use proptest::prelude::*;
 
     use super::*;
     use crate::ipam::plan;
 
     fn subnet(text: &str) -> Subnet {
-        plan(&[text.parse().unwrap()], &[], |_| false).unwrap()[0]
+        plan(&[text.parse().unwrap()], &[], &[], |_| false).unwrap()[0]
     }
 
     #[test]
@@ -114,6 +124,32 @@ mod tests {
     }
 
     #[test]
+    fn a_range_is_all_that_is_given_out() {
+        let prefixes = ["10.0.0.0/24".parse().unwrap()];
+        let range: IpNet = "10.0.0.64/30".parse().unwrap();
+        let gateway = ["10.0.0.1".parse().unwrap()];
+        let subnet = plan(&prefixes, &[range], &gateway, |_| false).unwrap()[0];
+        let mut used = BTreeSet::new();
+        // A range has no network and broadcast address: the subnet has.
+        while let Ok(address) = allocate(&subnet, &used, used.last().copied()) {
+            used.insert(address);
+        }
+        let given: Vec<String> = used.iter().map(ToString::to_string).collect();
+        assert_eq!(given, ["10.0.0.64", "10.0.0.65", "10.0.0.66", "10.0.0.67"]);
+        let error = allocate(&subnet, &used, None).unwrap_err().to_string();
+        assert!(
+            error.contains("range 10.0.0.64/30") && error.contains("--ip"),
+            "{error}"
+        );
+        assert!(check_wanted(&subnet, &used, "10.0.0.9".parse().unwrap()).is_ok());
+        // An address of before the network had a range.
+        let earlier = Some("10.0.0.200".parse().unwrap());
+        used.remove(&"10.0.0.66".parse().unwrap());
+        let address = allocate(&subnet, &used, earlier).unwrap();
+        assert_eq!(address.to_string(), "10.0.0.66");
+    }
+
+    #[test]
     fn wanted_addresses_are_checked() {
         let subnet = subnet("fd00:1::/64");
         let used = BTreeSet::from(["fd00:1::5".parse().unwrap()]);
@@ -131,31 +167,108 @@ mod tests {
         assert!(check_wanted(&subnet, &used, "fd00:1::6".parse().unwrap()).is_ok());
     }
 
+    /// What somebody does with addresses.
+    #[derive(Clone, Debug)]
+    enum Step {
+        Allocate,
+        /// Asks for the nth address of the subnet.
+        Want(u8),
+        /// Gives the nth of the leased addresses back.
+        Free(u8),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            4 => Just(Step::Allocate),
+            1 => any::<u8>().prop_map(Step::Want),
+            2 => any::<u8>().prop_map(Step::Free),
+        ];
+        proptest::collection::vec(step, 1..60)
+    }
+
     proptest! {
-        /// Never twice, never the gateway, never outside, and never refused while one is free.
+        #![proptest_config(ProptestConfig::with_cases(10_000))]
+
+        /// As a reference that has a list of all addresses, in which it marks what is in use:
+        /// never twice, never the gateway, never set aside, never outside, never refused while
+        /// one is free, and always the one that has rested longest in the order of the circle.
         #[test]
-        fn leases_are_unique(
-            length in 24u8..=30,
-            steps in proptest::collection::vec(any::<(bool, u8)>(), 1..300),
+        fn the_allocator_does_what_a_list_of_all_addresses_does(
+            v4 in any::<bool>(),
+            length in 3u8..=7,
+            gateway in proptest::option::of(any::<u8>()),
+            range in proptest::option::of((any::<u8>(), 0u8..=4)),
+            aside in proptest::collection::vec(any::<u8>(), 0..3),
+            steps in steps(),
         ) {
-            let subnet = subnet(&format!("10.1.2.0/{length}"));
-            let capacity = (1usize << (32 - length)) - 3;
-            let mut used = BTreeSet::new();
+            // A subnet of 2 to 2^length addresses.
+            let base: IpNet = if v4 {
+                format!("10.1.2.0/{}", 32 - length).parse().unwrap()
+            } else {
+                format!("fd00:7::/{}", 128 - length).parse().unwrap()
+            };
+            let size = 1u128 << length;
+            let nth = |n: u8| to_address(&base, to_number(base.network()) + u128::from(n) % size);
+            let range = range.map(|(at, bits)| {
+                IpNet::new(nth(at), base.max_prefix_len() - bits.min(length)).unwrap().trunc()
+            });
+            let gateway: Vec<IpAddr> = gateway.map(nth).into_iter().collect();
+            let ranges: Vec<IpNet> = range.into_iter().collect();
+            let Ok(planned) = plan(&[base], &ranges, &gateway, |_| false) else {
+                return Ok(());
+            };
+            let subnet = planned[0];
+            let aside: BTreeSet<IpAddr> = aside.into_iter().map(nth).collect();
+
+            // The reference: all addresses in order, and who has them.
+            let last_nth = if v4 { size - 2 } else { size - 1 };
+            let usable = |n: u128| (1..=last_nth).contains(&n);
+            let address = |n: u128| to_address(&base, to_number(base.network()) + n);
+            let mut taken: Vec<bool> = (0..size)
+                .map(|n| {
+                    !usable(n) || subnet.gateway == Some(address(n)) || aside.contains(&address(n))
+                })
+                .collect();
+            let given_out = |n: u128| range.is_none_or(|range| range.contains(&address(n)));
+            let mut cursor = None;
+
+            let mut leased: BTreeSet<IpAddr> = BTreeSet::new();
             let mut last = None;
-            for (free, which) in steps {
-                if free && !used.is_empty() {
-                    let nth = usize::from(which) % used.len();
-                    let address: IpAddr = *used.iter().nth(nth).unwrap();
-                    used.remove(&address);
-                } else {
-                    match allocate(&subnet, &used, last) {
-                        Ok(address) => {
-                            prop_assert!(check_wanted(&subnet, &used, address).is_ok());
-                            used.insert(address);
-                            last = Some(address);
+            for step in steps {
+                let used: BTreeSet<IpAddr> = leased.union(&aside).copied().collect();
+                match step {
+                    Step::Allocate => {
+                        let begin: u128 = cursor.map_or(0, |cursor: u128| cursor + 1);
+                        let circle = (begin..size).chain(0..begin.min(size));
+                        let expected = circle
+                            .filter(|n| given_out(*n))
+                            .find(|n| !taken[usize::try_from(*n).unwrap()]);
+                        let given = allocate(&subnet, &used, last).ok();
+                        prop_assert_eq!(given, expected.map(address));
+                        if let (Some(given), Some(n)) = (given, expected) {
+                            prop_assert!(leased.insert(given));
+                            taken[usize::try_from(n).unwrap()] = true;
+                            cursor = Some(n);
+                            last = Some(given);
                         }
-                        Err(_) => prop_assert_eq!(used.len(), capacity),
                     }
+                    Step::Want(n) => {
+                        let n = u128::from(n) % size;
+                        let place = &mut taken[usize::try_from(n).unwrap()];
+                        let wanted = check_wanted(&subnet, &used, address(n));
+                        prop_assert_eq!(wanted.is_ok(), !*place, "{}", address(n));
+                        if wanted.is_ok() {
+                            leased.insert(address(n));
+                            *place = true;
+                        }
+                    }
+                    Step::Free(n) if !leased.is_empty() => {
+                        let freed = *leased.iter().nth(usize::from(n) % leased.len()).unwrap();
+                        leased.remove(&freed);
+                        let n = to_number(freed) - to_number(base.network());
+                        taken[usize::try_from(n).unwrap()] = false;
+                    }
+                    Step::Free(_) => {}
                 }
             }
         }

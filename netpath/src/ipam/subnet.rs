@@ -1,5 +1,6 @@
 //! The subnets of a network, as a user asks for them.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Result, bail};
@@ -16,6 +17,9 @@ pub struct Subnet {
     /// The address of the network's gateway device inside it; `None` if the host is not in the
     /// network.
     pub gateway: Option<IpAddr>,
+    /// The part of it that containers get addresses of, unless they ask for one; `None` is all.
+    #[serde(default)]
+    pub range: Option<IpNet>,
 }
 
 impl Subnet {
@@ -132,14 +136,15 @@ fn check_size(prefix: &IpNet, gateway: bool) -> Result<()> {
     Ok(())
 }
 
-/// Joins the subnets and gateways of a request; `isolated` tells whether the network is to be
-/// without the host in a family (true is IPv4).
+/// Joins the subnets, ranges and gateways of a request; `isolated` tells whether the network is
+/// to be without the host in a family (true is IPv4).
 ///
 /// # Errors
-/// Two subnets of one family, one too small, or a gateway that belongs to no subnet or is not a
-/// host address of its subnet.
+/// Two subnets of one family, one too small, or a range or gateway that belongs to no subnet, or
+/// a gateway that is not a host address of its subnet.
 pub fn plan(
     prefixes: &[IpNet],
+    ranges: &[IpNet],
     gateways: &[IpAddr],
     isolated: impl Fn(bool) -> bool,
 ) -> Result<Vec<Subnet>> {
@@ -159,8 +164,10 @@ pub fn plan(
         subnets.push(Subnet {
             prefix: *prefix,
             gateway: gateway.then(|| first_address(prefix)),
+            range: None,
         });
     }
+    add_ranges(&mut subnets, ranges)?;
     let mut named: Vec<IpAddr> = Vec::new();
     for gateway in gateways {
         if named
@@ -205,6 +212,84 @@ pub fn plan(
     Ok(subnets)
 }
 
+/// Gives each range to its subnet. As in Docker the gateway, too, is the first address of a
+/// range, unless another is named.
+fn add_ranges(subnets: &mut [Subnet], ranges: &[IpNet]) -> Result<()> {
+    for range in ranges {
+        let family = |subnet: &&mut Subnet| subnet.is_v4() == range.addr().is_ipv4();
+        let Some(subnet) = subnets.iter_mut().find(family) else {
+            return Err(invalid(format!(
+                "range {range} has no subnet of its family, name one with --subnet"
+            )));
+        };
+        if !subnet.prefix.contains(range) {
+            return Err(invalid(format!(
+                "range {range} is outside the subnet {}",
+                subnet.prefix
+            )));
+        }
+        if let Some(other) = subnet.range {
+            return Err(invalid(format!(
+                "ranges {other} and {range} are of one family, a subnet has at most one"
+            )));
+        }
+        let (first, last) = host_range(&subnet.prefix);
+        let (start, end) = (to_number(range.network()), to_number(range.broadcast()));
+        if start.max(first) > end.min(last) {
+            return Err(invalid(format!(
+                "range {range} has no address that a container could have"
+            )));
+        }
+        subnet.range = Some(*range);
+        if subnet.gateway.is_some() {
+            subnet.gateway = Some(to_address(&subnet.prefix, start.max(first)));
+        }
+    }
+    Ok(())
+}
+
+/// Checks addresses that are set aside: each has a name and belongs to a subnet.
+///
+/// # Errors
+/// A sentence about the first that cannot be set aside.
+pub fn check_aside(subnets: &[Subnet], aside: &BTreeMap<String, IpAddr>) -> Result<()> {
+    for (name, address) in aside {
+        let family = |subnet: &&Subnet| subnet.is_v4() == address.is_ipv4();
+        let prefix = match subnets.iter().find(family) {
+            Some(subnet) if subnet.gateway == Some(*address) => {
+                return Err(invalid(format!(
+                    "address {address} cannot be set aside for {name}: it is the gateway's"
+                )));
+            }
+            Some(subnet) if subnet.prefix.contains(address) => continue,
+            Some(subnet) => subnet.prefix.to_string(),
+            None => "of its family: there is none".into(),
+        };
+        return Err(invalid(format!(
+            "address {address} cannot be set aside for {name}: it is outside the subnet {prefix}"
+        )));
+    }
+    Ok(())
+}
+
+/// Parses `ADDRESS/LENGTH` as the range of a subnet.
+///
+/// # Errors
+/// A sentence: not a prefix, or one with host bits.
+pub fn parse_range(text: &str) -> Result<IpNet> {
+    match text.parse::<IpNet>() {
+        Ok(range) if range.addr() == range.network() => Ok(range),
+        Ok(range) => Err(invalid(format!(
+            "range {text} has host bits set, did you mean {}?",
+            range.trunc()
+        ))),
+        Err(_) => Err(invalid(format!(
+            "\"{}\" is not a range, write one like 172.20.10.0/24",
+            text.escape_debug()
+        ))),
+    }
+}
+
 /// Whether an interface can have this address of the subnet.
 pub(super) fn is_host_address(prefix: &IpNet, address: IpAddr) -> bool {
     let (first, last) = host_range(prefix);
@@ -223,6 +308,15 @@ pub(super) fn host_range(prefix: &IpNet) -> (u128, u128) {
             u128::from(u32::from(net.broadcast())) - 1,
         ),
         IpNet::V6(net) => (u128::from(net.network()) + 1, u128::from(net.broadcast())),
+    }
+}
+
+/// The address of a number, in the family of `prefix`.
+pub(super) fn to_address(prefix: &IpNet, number: u128) -> IpAddr {
+    match prefix {
+        // The numbers of an IPv4 subnet are 32 bits long.
+        IpNet::V4(_) => IpAddr::V4((number as u32).into()),
+        IpNet::V6(_) => IpAddr::V6(number.into()),
     }
 }
 
@@ -266,19 +360,19 @@ mod tests {
             "172.20.0.0/31".parse().unwrap(),
             "fd00:1::/127".parse().unwrap(),
         ];
-        let subnets = plan(&two, &[], |_| true).unwrap();
+        let subnets = plan(&two, &[], &[], |_| true).unwrap();
         for (subnet, range) in subnets.iter().zip([(0xac14_0000, 0xac14_0001), (0, 1)]) {
             assert_eq!(subnet.gateway, None);
             let (first, last) = host_range(&subnet.prefix);
             assert_eq!((first & 0xffff_ffff, last & 0xffff_ffff), range);
         }
-        let error = plan(&two, &[], |v4| !v4).unwrap_err().to_string();
+        let error = plan(&two, &[], &[], |v4| !v4).unwrap_err().to_string();
         assert!(
             error.contains("172.20.0.0/31 is too small for a gateway"),
             "{error}"
         );
         let gateway = ["172.20.0.1".parse().unwrap()];
-        let error = plan(&two, &gateway, |_| true).unwrap_err().to_string();
+        let error = plan(&two, &[], &gateway, |_| true).unwrap_err().to_string();
         assert!(error.contains("172.20.0.1 cannot be had"), "{error}");
     }
 
@@ -288,10 +382,10 @@ mod tests {
             "172.20.0.0/16".parse().unwrap(),
             "fd00:1::/64".parse().unwrap(),
         ];
-        let subnets = plan(&prefixes, &[], |_| false).unwrap();
+        let subnets = plan(&prefixes, &[], &[], |_| false).unwrap();
         assert_eq!(subnets[0].gateway.unwrap().to_string(), "172.20.0.1");
         assert_eq!(subnets[1].gateway.unwrap().to_string(), "fd00:1::1");
-        let subnets = plan(&prefixes, &["fd00:1::fe".parse().unwrap()], |_| false).unwrap();
+        let subnets = plan(&prefixes, &[], &["fd00:1::fe".parse().unwrap()], |_| false).unwrap();
         assert_eq!(subnets[1].gateway.unwrap().to_string(), "fd00:1::fe");
         for (gateway, part) in [
             ("10.0.0.1", "outside"),
@@ -299,7 +393,7 @@ mod tests {
             ("172.20.255.255", "network or broadcast"),
             ("fd00:1::", "network or broadcast"),
         ] {
-            let error = plan(&prefixes, &[gateway.parse().unwrap()], |_| false)
+            let error = plan(&prefixes, &[], &[gateway.parse().unwrap()], |_| false)
                 .unwrap_err()
                 .to_string();
             assert!(error.contains(part), "{gateway}: {error}");
@@ -309,15 +403,73 @@ mod tests {
             "172.21.0.0/16".parse().unwrap(),
         ];
         assert!(
-            plan(&twice, &[], |_| false)
+            plan(&twice, &[], &[], |_| false)
                 .unwrap_err()
                 .to_string()
                 .contains("one family")
         );
         let v6 = ["fd00:1::/64".parse().unwrap()];
-        let error = plan(&v6, &["10.0.0.1".parse().unwrap()], |_| false)
+        let error = plan(&v6, &[], &["10.0.0.1".parse().unwrap()], |_| false)
             .unwrap_err()
             .to_string();
         assert!(error.contains("no subnet of its family"));
+    }
+
+    #[test]
+    fn ranges_belong_to_a_subnet() {
+        let two = [
+            "172.20.0.0/16".parse().unwrap(),
+            "fd00:1::/64".parse().unwrap(),
+        ];
+        let range = |text: &str| parse_range(text).unwrap();
+        let planned = |ranges: &[IpNet], gateways: &[IpAddr]| {
+            plan(&two, ranges, gateways, |_| false).map_err(|error| error.to_string())
+        };
+        let all = [range("172.20.8.0/29"), range("fd00:1::/96")];
+        let subnets = planned(&all, &[]).unwrap();
+        assert_eq!(subnets[0].range, Some(all[0]));
+        assert_eq!(subnets[0].gateway.unwrap().to_string(), "172.20.8.0");
+        assert_eq!(subnets[1].gateway.unwrap().to_string(), "fd00:1::1");
+        let named = planned(&all, &["172.20.0.1".parse().unwrap()]).unwrap();
+        assert_eq!(named[0].gateway.unwrap().to_string(), "172.20.0.1");
+        for (ranges, part) in [
+            (&["172.21.0.0/24"][..], "outside the subnet 172.20.0.0/16"),
+            (&["172.0.0.0/8"], "outside the subnet"),
+            (&["172.20.1.0/24", "172.20.2.0/24"], "of one family"),
+            (&["172.20.0.0/32"], "no address that a container"),
+            (&["172.20.255.255/32"], "no address that a container"),
+        ] {
+            let ranges: Vec<IpNet> = ranges.iter().map(|text| range(text)).collect();
+            let error = planned(&ranges, &[]).unwrap_err();
+            assert!(error.contains(part), "{ranges:?}: {error}");
+        }
+        let v4 = [two[0]];
+        let error = plan(&v4, &all[1..], &[], |_| false).unwrap_err();
+        assert!(error.to_string().contains("no subnet of its family"));
+        assert!(
+            parse_range("172.20.0.1/24")
+                .unwrap_err()
+                .to_string()
+                .contains("did you mean 172.20.0.0/24?")
+        );
+        assert!(parse_range("tomato").is_err());
+    }
+
+    #[test]
+    fn addresses_are_set_aside_inside_a_subnet() {
+        let subnets = plan(&["172.20.0.0/16".parse().unwrap()], &[], &[], |_| false).unwrap();
+        let check = |address: &str| {
+            let aside = BTreeMap::from([("printer".to_owned(), address.parse().unwrap())]);
+            check_aside(&subnets, &aside).map_err(|error| error.to_string())
+        };
+        assert!(check("172.20.0.9").is_ok());
+        for (address, part) in [
+            ("172.21.0.9", "outside the subnet 172.20.0.0/16"),
+            ("172.20.0.1", "the gateway's"),
+            ("fd00::9", "there is none"),
+        ] {
+            let error = check(address).unwrap_err();
+            assert!(error.contains(part) && error.contains("printer"), "{error}");
+        }
     }
 }

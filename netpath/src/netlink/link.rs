@@ -50,6 +50,12 @@ impl Link {
                 _ => false,
             }
     }
+
+    /// Whether it is the gateway device of a network of netpath's, if it has the name of one: that
+    /// may be the user's choice.
+    pub fn is_gateway(&self) -> bool {
+        self.group == GROUP && self.kind.as_deref() == Some("veth")
+    }
 }
 
 impl From<LinkMessage> for Link {

@@ -1,5 +1,8 @@
 //! What commands print: tables for people, JSON for programs.
 
+pub mod columns;
+pub mod template;
+
 use std::io::{self, Write};
 
 use anyhow::{Context, Result};
@@ -58,6 +61,18 @@ pub fn complain(error: &str) {
 /// As [`print`].
 pub fn print_json(value: &impl Serialize) -> Result<()> {
     print(&format!("{}\n", serde_json::to_string_pretty(value)?))
+}
+
+/// Writes values as Docker's `inspect` verbs do: one array, indented by four spaces.
+///
+/// # Errors
+/// As [`print()`].
+pub fn print_array(values: &[Value]) -> Result<()> {
+    let mut text = Vec::new();
+    let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+    let mut serializer = serde_json::Serializer::with_formatter(&mut text, formatter);
+    values.serialize(&mut serializer)?;
+    print(&format!("{}\n", String::from_utf8_lossy(&text)))
 }
 
 /// Columns under headings, as wide as their widest cell.

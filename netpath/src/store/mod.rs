@@ -9,17 +9,16 @@
 //! Records are JSON inside, so that an older file can be read by a newer agent as long as
 //! fields are only added; anything else raises [`SCHEMA`].
 
+mod file;
 mod records;
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::net::IpAddr;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{PoisonError, RwLock};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use ipnet::IpNet;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::Serialize;
@@ -30,6 +29,7 @@ pub use records::{
     OverlayRecord, ProcessId, State,
 };
 
+use crate::container::names;
 use crate::problem::{conflict, not_found};
 
 /// Version of the file's layout.
@@ -38,6 +38,8 @@ pub const SCHEMA: u64 = 1;
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 const NETWORKS: TableDefinition<&str, &[u8]> = TableDefinition::new("networks");
 const CONTAINERS: TableDefinition<&str, &[u8]> = TableDefinition::new("containers");
+/// Ids of what is there without a record: `network host`, `network none`.
+const IDS: TableDefinition<&str, &str> = TableDefinition::new("ids");
 /// Denied prefix → seconds since 1970 when it was.
 const DENIED: TableDefinition<&str, u64> = TableDefinition::new("denied");
 /// (network id, address) → container; 4 or 16 bytes of address in network order.
@@ -62,10 +64,10 @@ impl Store {
     /// Opens the store of a state folder, which is made if missing.
     ///
     /// # Errors
-    /// The file cannot be opened, is no store, or was written by a newer version.
+    /// The file cannot be opened, is no store or a damaged one, or was written by a newer version.
     pub fn open(state_dir: &Path) -> Result<Self> {
         let path = Self::path(state_dir);
-        let database = open(&path)?;
+        let database = file::open(&path)?;
         Ok(Self {
             path,
             database: RwLock::new(Some(database)),
@@ -82,7 +84,7 @@ impl Store {
         if self.failed.load(Ordering::Relaxed) || database.is_none() {
             // The file is locked as long as it is open.
             *database = None;
-            *database = Some(open(&self.path)?);
+            *database = Some(file::open(&self.path)?);
             self.failed.store(false, Ordering::Relaxed);
         }
         Ok(())
@@ -152,6 +154,26 @@ impl Store {
                 "no network is named {name}, see \"netpath network ls\""
             ))
         })
+    }
+
+    /// The id of something that has no record, which is made when it is first asked for.
+    ///
+    /// # Errors
+    /// The store cannot be read or written.
+    pub fn id_of(&self, what: &str) -> Result<String> {
+        let known = self.read(|transaction| {
+            let ids = transaction.open_table(IDS)?;
+            Ok(ids.get(what)?.map(|id| id.value().to_owned()))
+        })?;
+        if let Some(id) = known {
+            return Ok(id);
+        }
+        let id = names::uid()?;
+        self.write(|transaction| {
+            transaction.open_table(IDS)?.insert(what, &*id)?;
+            Ok(())
+        })?;
+        Ok(id)
     }
 
     /// Inserts or replaces a network.
@@ -363,41 +385,6 @@ impl Store {
             Ok(value) => Ok(value),
         }
     }
-}
-
-/// Opens the file, makes what tables it lacks and checks its layout.
-fn open(path: &Path) -> Result<Database> {
-    let failed = || format!("cannot open the store {}", path.display());
-    let database = Database::create(path).with_context(failed)?;
-    // What commands were started with may be a secret.
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).with_context(failed)?;
-    let transaction = database.begin_write().with_context(failed)?;
-    {
-        let mut meta = transaction.open_table(META).with_context(failed)?;
-        let schema = meta
-            .get("schema")
-            .with_context(failed)?
-            .map(|value| value.value());
-        match schema {
-            None => {
-                meta.insert("schema", SCHEMA).with_context(failed)?;
-            }
-            Some(SCHEMA) => {}
-            Some(other) => {
-                return Err(anyhow!(
-                    "the store {} was written by a newer netpath (layout {other}, this one \
-                     knows {SCHEMA}): start that version, or move the file away to begin anew",
-                    path.display()
-                ));
-            }
-        }
-        transaction.open_table(NETWORKS).with_context(failed)?;
-        transaction.open_table(CONTAINERS).with_context(failed)?;
-        transaction.open_table(LEASES).with_context(failed)?;
-        transaction.open_table(DENIED).with_context(failed)?;
-    }
-    transaction.commit().with_context(failed)?;
-    Ok(database)
 }
 
 fn put<T: Serialize>(

@@ -101,6 +101,9 @@ pub struct NetworkRecord {
     /// What carries its packets.
     #[serde(default)]
     pub driver: Driver,
+    /// What it is called beside its name: 64 hexadecimal digits that no other network ever had.
+    #[serde(default)]
+    pub uid: String,
     /// Its number in the datapath; never 0.
     pub id: u16,
     /// Its subnets, at most one a family.
@@ -125,6 +128,21 @@ pub struct NetworkRecord {
     /// What it lets in and out.
     #[serde(default)]
     pub policy: Policy,
+    /// The options that it was made with, by their names in Docker.
+    #[serde(default)]
+    pub options: BTreeMap<String, String>,
+    /// What people note at it.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Addresses that no container gets, and what they are set aside for.
+    #[serde(default)]
+    pub aside: BTreeMap<String, IpAddr>,
+    /// Noted for Docker's users: any container may join any network here.
+    #[serde(default)]
+    pub attachable: bool,
+    /// What the names of its containers' interfaces begin with; `None` is `eth`.
+    #[serde(default)]
+    pub interface_prefix: Option<String>,
     /// It is a network of Docker's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub docker: Option<DockerNetwork>,
@@ -321,6 +339,9 @@ impl EndpointRecord {
 pub struct ContainerRecord {
     /// Its name.
     pub name: String,
+    /// Its id: 64 hexadecimal digits that no other container ever had.
+    #[serde(default)]
+    pub uid: String,
     /// Where it has its network from.
     #[serde(default)]
     pub mode: Mode,
@@ -351,6 +372,7 @@ impl ContainerRecord {
     pub fn new(name: &str, origin: Origin) -> Self {
         Self {
             name: name.to_owned(),
+            uid: String::new(),
             mode: Mode::Networks,
             origin,
             state: State::Creating,

@@ -73,7 +73,9 @@ fn a_container_is_connected_reached_and_gone() {
     no_endpoints(&lab);
     docker.run(&["network", "rm", "net"]).ok();
     assert_eq!(
-        lab.json(&["network", "ls"]).as_array().map(Vec::len),
+        lab.json(&["network", "ls", "--filter", "type=custom"])
+            .as_array()
+            .map(Vec::len),
         Some(0)
     );
     let links = lab.host(&["ip", "-br", "link"]).ok();
@@ -248,7 +250,7 @@ fn what_is_dockers_is_shown_and_left_alone() {
     let id = docker.inspect("{{.Id}}", "net");
     let (short, _) = id.split_at(12);
 
-    let networks = lab.json(&["network", "ls"]);
+    let networks = lab.json(&["network", "ls", "--filter", "type=custom"]);
     assert_eq!(networks[0]["docker"]["id"], id.as_str(), "{networks}");
     let containers = lab.json(&["ps"]);
     assert_eq!(containers[0]["state"], "docker");
@@ -261,7 +263,7 @@ fn what_is_dockers_is_shown_and_left_alone() {
         netpath_tests::lab::run(command).ok()
     };
     assert!(named(&["ps"]).contains("web"), "{}", named(&["ps"]));
-    let listed = named(&["network", "ls"]);
+    let listed = named(&["network", "ls", "--filter", "type=custom"]);
     assert!(
         listed
             .lines()

@@ -81,7 +81,9 @@ fn check_control(lab: &Lab, docker: &Docker) {
     no_endpoints(lab);
     docker.run(&["network", "rm", "net"]).ok();
     assert_eq!(
-        lab.json(&["network", "ls"]).as_array().map(Vec::len),
+        lab.json(&["network", "ls", "--filter", "type=custom"])
+            .as_array()
+            .map(Vec::len),
         Some(0)
     );
 }

@@ -153,7 +153,12 @@ fn ports_go_with_whatever_ends_them() {
     call(&lab, "ProgramExternalConnectivity", &program);
     call(&lab, "DeleteNetwork", &which);
     call(&lab, "DeleteNetwork", &which);
-    for listing in [&["ps"][..], &["ports"], &["endpoints"], &["network", "ls"]] {
+    for listing in [
+        &["ps"][..],
+        &["ports"],
+        &["endpoints"],
+        &["network", "ls", "--filter", "type=custom"],
+    ] {
         assert_eq!(rows(&lab, listing), 0, "{listing:?}");
     }
     assert_eq!(devices(&lab), [""; 0]);
@@ -199,7 +204,7 @@ fn what_was_made_outlives_the_agent() {
     call(&lab, "DeleteEndpoint", &of(&network, &endpoint));
     again(&mut lab);
     call(&lab, "DeleteNetwork", &of(&network, ""));
-    assert_eq!(rows(&lab, &["network", "ls"]), 0);
+    assert_eq!(rows(&lab, &["network", "ls", "--filter", "type=custom"]), 0);
 }
 
 #[test]
@@ -248,7 +253,7 @@ fn what_docker_has_forgotten_makes_room() {
     lab.host(&["ip", "link", "del", &device]).ok();
     eventually("it is gone", || rows(&lab, &["ps"]) == 0);
     call(&lab, "CreateNetwork", &new_network(&other, "10.7.0", false));
-    assert_eq!(rows(&lab, &["network", "ls"]), 1);
+    assert_eq!(rows(&lab, &["network", "ls", "--filter", "type=custom"]), 1);
     let sentence = refused(
         &lab,
         "CreateEndpoint",
@@ -294,7 +299,10 @@ fn what_cannot_be_is_refused_in_a_sentence() {
     body["Interface"]["MacAddress"] = json!("01:00:5e:00:00:01");
     assert!(refused(&lab, "CreateEndpoint", &body).contains("MAC"));
     assert_eq!(
-        (rows(&lab, &["ps"]), rows(&lab, &["network", "ls"])),
+        (
+            rows(&lab, &["ps"]),
+            rows(&lab, &["network", "ls", "--filter", "type=custom"])
+        ),
         (0, 2)
     );
     assert_eq!(devices(&lab), [""; 0]);

@@ -56,7 +56,12 @@ fn refuse(lab: &Lab, path: &str, body: &[u8]) {
 
 #[track_caller]
 fn nothing_was_made(lab: &Lab) {
-    for listing in [&["ps"][..], &["ports"], &["endpoints"], &["network", "ls"]] {
+    for listing in [
+        &["ps"][..],
+        &["ports"],
+        &["endpoints"],
+        &["network", "ls", "--filter", "type=custom"],
+    ] {
         assert_eq!(rows(lab, listing), 0, "{listing:?}");
     }
     assert_eq!(devices(lab), [""; 0]);
@@ -180,7 +185,11 @@ fn damaged_requests_do_no_harm() {
         }
     }
     // What is whole still works; Docker's cleaning up is enough to be rid of all that was made.
-    let left: Vec<Value> = lab.json(&["network", "ls"]).as_array().cloned().unwrap();
+    let left: Vec<Value> = lab
+        .json(&["network", "ls", "--filter", "type=custom"])
+        .as_array()
+        .cloned()
+        .unwrap();
     for network in left {
         let id = network["docker"]["id"]
             .as_str()

@@ -74,7 +74,12 @@ impl Player {
                 _ => panic!("{at} means nothing"),
             }
         }
-        for listing in [&["ps"][..], &["ports"], &["endpoints"], &["network", "ls"]] {
+        for listing in [
+            &["ps"][..],
+            &["ports"],
+            &["endpoints"],
+            &["network", "ls", "--filter", "type=custom"],
+        ] {
             assert_eq!(
                 rows(&self.lab, listing),
                 0,

@@ -38,12 +38,22 @@ fn the_policy_is_shown() {
         &["--internal", "-o", "icc=false", "-o", "mtu=1400"],
     );
     create(&lab, "usual", 89, &[]);
-    let network = lab.json(&["network", "inspect", "net"]);
-    assert_eq!(network["mtu"], 1400);
-    assert_eq!(network["policy"]["internal"], true);
-    assert_eq!(network["policy"]["icc"], false);
-    assert_eq!(network["policy"]["gateway_mode_ipv4"], "nat");
-    let list = lab.netpath(&["network", "ls"]).ok();
+    let network = &lab.json(&["network", "inspect", "net"])[0];
+    assert_eq!(network["Netpath"]["Mtu"], 1400);
+    assert_eq!(network["Internal"], true);
+    let policy = &network["Netpath"]["Policy"];
+    assert_eq!(policy["internal"], true);
+    assert_eq!(policy["icc"], false);
+    assert_eq!(policy["gateway_mode_ipv4"], "nat");
+    // By Docker's names, whatever they were given by.
+    assert_eq!(
+        network["Options"],
+        serde_json::json!({
+            "com.docker.network.bridge.enable_icc": "false",
+            "com.docker.network.driver.mtu": "1400",
+        })
+    );
+    let list = lab.netpath(&["network", "ls", "--long"]).ok();
     assert!(list.contains("internal, icc off"), "{list}");
 }
 
@@ -70,7 +80,7 @@ fn options_that_make_no_sense_are_refused() {
         (&["-o", "trusted_host_interfaces=a/b"], "a/b"),
         (&["-o", "mtu=many"], "mtu=many"),
         (&["-o", "mtu=1400", "--mtu", "1300"], "contradict"),
-        (&["--opt", "icc"], "KEY=VALUE"),
+        (&["--opt", "icc"], "true or false"),
         (
             &[
                 "--internal",
