@@ -403,6 +403,44 @@ fn devices_have_the_names_that_were_asked_for() {
 }
 
 #[test]
+fn interfaces_begin_with_what_the_network_says() {
+    let mut lab = Lab::new();
+    let option = "com.docker.network.container_iface_prefix=lan";
+    create(&lab, &["net", "-o", option, "--subnet", "10.88.0.0/24"]);
+    create(&lab, &["other", "--subnet", "10.89.0.0/24"]);
+    let args = ["--network", "net", "--ip", "10.88.0.9", "-p", "8080:80"];
+    lab.run("box", &args, &["sleep", "600"]);
+    lab.netpath(&["network", "connect", "other", "box"]).ok();
+    for (device, prefix) in [("lan0", "10.88.0.9/24"), ("eth0", "10.89.0.2/24")] {
+        let shown = lab.exec("box", &["ip", "-o", "addr", "show", device]).ok();
+        assert!(shown.contains(prefix), "{shown}");
+    }
+    lab.exec("box", &["ping", "-c", "1", "-W", "2", "192.0.2.2"])
+        .ok();
+    let field = |template: &str| {
+        let shown = lab.netpath(&["inspect", "--format", template, "box"]).ok();
+        shown.trim().to_owned()
+    };
+    for (template, value) in [
+        ("{{.NetworkSettings.Networks.net.IPAddress}}", "10.88.0.9"),
+        ("{{.NetworkSettings.Networks.other.IPPrefixLen}}", "24"),
+        ("{{.State.Running}} {{.Name}}", "true /box"),
+        (
+            "{{(index (index .NetworkSettings.Ports \"80/tcp\") 0).HostPort}}",
+            "8080",
+        ),
+        (
+            "{{range $name, $net := .NetworkSettings.Networks}}{{$name}} {{end}}",
+            "net other",
+        ),
+    ] {
+        assert_eq!(field(template), value, "{template}");
+    }
+    lab.netpath(&["inspect", "--format", "{{.Name", "box"])
+        .refused();
+}
+
+#[test]
 fn what_a_swarm_would_be_needed_for_is_refused() {
     let lab = Lab::new();
     for (args, part) in [

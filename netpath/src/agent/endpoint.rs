@@ -203,12 +203,13 @@ impl Agent {
     }
 }
 
-/// A name for another interface of a container that has these: the first that is free, counting
-/// from 0.
-pub(super) fn free_interface(taken: &[&str]) -> String {
+/// A name for another interface of a container that has these: what the network's names begin
+/// with, and the first number that is free, counting from 0.
+pub(super) fn free_interface(prefix: Option<&str>, taken: &[&str]) -> String {
+    let prefix = prefix.unwrap_or(PREFIX);
     let mut number = 0u32;
     loop {
-        let name = format!("{PREFIX}{number}");
+        let name = format!("{prefix}{number}");
         if !taken.contains(&name.as_str()) {
             return name;
         }
@@ -262,7 +263,8 @@ mod tests {
 
     #[test]
     fn the_first_free_name_is_taken() {
-        assert_eq!(free_interface(&[]), FIRST_INTERFACE);
-        assert_eq!(free_interface(&["lo", "eth0", "eth2"]), "eth1");
+        assert_eq!(free_interface(None, &[]), FIRST_INTERFACE);
+        assert_eq!(free_interface(None, &["lo", "eth0", "eth2"]), "eth1");
+        assert_eq!(free_interface(Some("lan"), &["eth0", "lan0"]), "lan1");
     }
 }

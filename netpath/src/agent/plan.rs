@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use anyhow::Result;
 
-use super::endpoint::{Source, free_interface};
+use super::endpoint::{FIRST_INTERFACE, Source, free_interface};
 use super::network::DEFAULT_NETWORK;
 use super::ports::Missing;
 use super::{Agent, Held};
@@ -120,7 +120,7 @@ impl Agent {
         }
         let own = record.endpoints.iter().map(|e| e.interface.as_str());
         let taken: Vec<&str> = there.iter().map(String::as_str).chain(own).collect();
-        let interface = free_interface(&taken);
+        let interface = free_interface(network.interface_prefix.as_deref(), &taken);
         let mac = match &join.mac {
             Some(text) => self.check_mac(network, names::parse_mac(text)?, text)?,
             // Its device brings one.
@@ -211,7 +211,9 @@ impl Agent {
         in_place: bool,
     ) -> Result<Source> {
         let chosen = endpoint.mac != [0; 6];
-        if !(in_place && chosen)
+        // A spare that stays where it is keeps its name and its address.
+        let as_it_is = !chosen && endpoint.interface == FIRST_INTERFACE;
+        if (!in_place || as_it_is)
             && let Some(spare) = self.take_spare(network.mtu, network.local_mtu).await
         {
             endpoint.device.clone_from(&spare.device);

@@ -1,21 +1,102 @@
 //! `netpath inspect`
 
-use anyhow::Result;
+use std::net::IpAddr;
 
-use super::{Context, container_path};
-use crate::api::types::Container;
+use anyhow::Result;
+use serde_json::{Map, Value, json};
+
+use super::{Context, container_path, inspect_each};
+use crate::api::types::{Connection, Container};
 use crate::output::print_json;
+use crate::publish::proto_name;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The container
-    name: String,
+    /// The containers
+    #[arg(required = true, value_name = "CONTAINER")]
+    names: Vec<String>,
+    /// What to show of each, in the fields of Docker's inspect: a Go template, or json
+    #[arg(short, long, value_name = "TEMPLATE")]
+    format: Option<String>,
 }
 
 pub fn run(args: &Args, context: &Context) -> Result<()> {
-    print_json(
-        &context
-            .client()
-            .get::<Container>(&container_path(&args.name)?)?,
-    )
+    let client = context.client();
+    if let ([name], None) = (args.names.as_slice(), &args.format) {
+        return print_json(&client.get::<Container>(&container_path(name)?)?);
+    }
+    inspect_each(&args.names, args.format.as_deref(), &[], |name| {
+        let container: Container = client.get(&container_path(name)?)?;
+        Ok(in_dockers_words(&container))
+    })
+}
+
+/// The fields that scripts read of `docker inspect`, as far as there is something to tell.
+fn in_dockers_words(container: &Container) -> Value {
+    let networks: Map<String, Value> = container
+        .networks
+        .iter()
+        .map(|connection| (connection.network.clone(), endpoint(connection)))
+        .collect();
+    let mut ports: Map<String, Value> = Map::new();
+    for binding in &container.ports {
+        let key = format!("{}/{}", binding.container_port, proto_name(binding.proto));
+        let at = json!({
+            "HostIp": binding.host_ip.to_string(),
+            "HostPort": binding.host_port.to_string(),
+        });
+        match ports.entry(key).or_insert_with(|| json!([])) {
+            Value::Array(all) => all.push(at),
+            other => *other = json!([at]),
+        }
+    }
+    json!({
+        "Name": format!("/{}", container.name),
+        "State": {
+            "Status": container.state,
+            "Running": matches!(container.state.as_str(), "running" | "attached"),
+            "Pid": container.pid.unwrap_or(0),
+            "ExitCode": container.exit_code.unwrap_or(0),
+        },
+        "Config": {
+            "Hostname": container.hostname.clone().unwrap_or_default(),
+            "Cmd": container.command,
+        },
+        "HostConfig": { "NetworkMode": container.mode },
+        "NetworkSettings": {
+            "SandboxKey": container.netns,
+            "Ports": ports,
+            "Networks": networks,
+        },
+    })
+}
+
+fn endpoint(connection: &Connection) -> Value {
+    let of_family = |v4: bool| {
+        let own = |text: &&String| {
+            let plain = text.split('/').next().unwrap_or_default();
+            plain.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv4() == v4)
+        };
+        let text = connection.addresses.iter().find(own);
+        let (address, length) = text.and_then(|text| text.split_once('/')).unzip();
+        let length: u8 = length.and_then(|text| text.parse().ok()).unwrap_or(0);
+        (address.unwrap_or_default().to_owned(), length)
+    };
+    let gateway = |v4: bool| {
+        let mut gateways = connection.default_gateways.iter();
+        let own = gateways.find(|gateway| gateway.is_ipv4() == v4);
+        own.map(ToString::to_string).unwrap_or_default()
+    };
+    let ((v4, prefix4), (v6, prefix6)) = (of_family(true), of_family(false));
+    json!({
+        "IPAddress": v4,
+        "IPPrefixLen": prefix4,
+        "Gateway": gateway(true),
+        "GlobalIPv6Address": v6,
+        "GlobalIPv6PrefixLen": prefix6,
+        "IPv6Gateway": gateway(false),
+        "MacAddress": connection.mac.clone().unwrap_or_default(),
+        "Aliases": connection.aliases,
+        "GwPriority": connection.gw_priority,
+    })
 }

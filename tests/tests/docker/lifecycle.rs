@@ -14,6 +14,7 @@ fn a_container_is_connected_reached_and_gone() {
         "SYSTEM:echo $SOCAT_PEERADDR",
     ]);
     let docker = Docker::start(&lab);
+    let before = gateways(&lab);
     network(&docker, "net", &["--subnet", "10.77.0.0/24"]);
     docker.web("web", &["--network", "net", "-p", "8080:80"]);
     docker.container("client", &["--network", "net"], &["sleep", "600"]);
@@ -78,8 +79,19 @@ fn a_container_is_connected_reached_and_gone() {
             .map(Vec::len),
         Some(0)
     );
+    assert_eq!(gateways(&lab), before);
+}
+
+/// The devices of networks.
+fn gateways(lab: &Lab) -> Vec<String> {
     let links = lab.host(&["ip", "-br", "link"]).ok();
-    assert!(!links.contains("np-br"), "{links}");
+    let names = links
+        .lines()
+        .filter_map(|line| line.split(['@', ' ']).next());
+    names
+        .filter(|name| name.starts_with("np-br"))
+        .map(str::to_owned)
+        .collect()
 }
 
 #[test]
@@ -263,7 +275,7 @@ fn what_is_dockers_is_shown_and_left_alone() {
         netpath_tests::lab::run(command).ok()
     };
     assert!(named(&["ps"]).contains("web"), "{}", named(&["ps"]));
-    let listed = named(&["network", "ls", "--filter", "type=custom"]);
+    let listed = named(&["network", "ls", "--long", "--filter", "type=custom"]);
     assert!(
         listed
             .lines()
