@@ -129,7 +129,8 @@ fn run_server(lab: &Lab, name: &str, network: &str, folder: &Path, options: &[&s
 /// MAC address of a container's interface.
 fn mac(lab: &Lab, container: &str) -> String {
     let record = lab.json(&["inspect", container]);
-    record["mac"].as_str().expect("a MAC address").to_owned()
+    let mac = record["networks"][0]["mac"].as_str();
+    mac.expect("a MAC address").to_owned()
 }
 
 /// MAC address of a host's VXLAN device.
