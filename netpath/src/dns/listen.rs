@@ -60,7 +60,10 @@ pub fn open(place: &Place) -> Result<File> {
         Some(id) if id != (meta.dev(), meta.ino()) => {
             bail!("{} is another namespace by now", place.path.display())
         }
-        _ => Ok(file),
+        // A file that was opened by its path keeps whatever is mounted there busy; this one does not.
+        _ => netns::inside(netns::borrow(&file), || {
+            File::open("/proc/thread-self/ns/net").with_context(failed)
+        }),
     }
 }
 
