@@ -404,7 +404,7 @@ fn devices_have_the_names_that_were_asked_for() {
 
 #[test]
 fn interfaces_begin_with_what_the_network_says() {
-    let mut lab = Lab::new();
+    let lab = Lab::new();
     let option = "com.docker.network.container_iface_prefix=lan";
     create(&lab, &["net", "-o", option, "--subnet", "10.88.0.0/24"]);
     create(&lab, &["other", "--subnet", "10.89.0.0/24"]);

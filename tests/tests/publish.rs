@@ -478,6 +478,7 @@ fn a_thousand_ports_cost_no_process() {
     let paths: Vec<String> = (0..10)
         .map(|nth| lab.add_namespace(&format!("c{nth}")))
         .collect();
+    let first = lab.add_namespace("first");
     let attach = |name: &str, path: &str, ports: Option<&str>| {
         let mut args = vec![
             "attach",
@@ -514,7 +515,6 @@ fn a_thousand_ports_cost_no_process() {
         times[times.len() / 2]
     };
     // The first container brings the server for names.
-    let first = lab.add_namespace("first");
     attach("first", &first, None);
     let (processes_before, files_before) = (processes(), open_files());
     for ports in [None, Some("10000-10999:1-1000")] {
