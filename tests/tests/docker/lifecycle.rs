@@ -279,7 +279,7 @@ fn what_is_dockers_is_shown_and_left_alone() {
     assert!(
         listed
             .lines()
-            .any(|line| line.starts_with("net ") && line.contains("Docker's")),
+            .any(|line| line.contains(" net ") && line.contains("Docker's")),
         "{listed}"
     );
     assert_eq!(named(&["port", "web"]), "80/tcp -> 0.0.0.0:8080\n");
