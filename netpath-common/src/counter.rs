@@ -18,16 +18,19 @@ pub enum Hook {
     Xdp = 3,
     /// tcx ingress of a VXLAN device.
     Overlay = 4,
+    /// tcx of a card whose wire containers share, and of their veths.
+    Underlay = 5,
 }
 
 impl Hook {
     /// All hooks, in the order of their counters.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Container,
         Self::Uplink,
         Self::Gateway,
         Self::Xdp,
         Self::Overlay,
+        Self::Underlay,
     ];
 }
 

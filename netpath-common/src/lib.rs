@@ -50,6 +50,7 @@ pub mod tcp;
 pub mod track;
 pub mod tunnel;
 pub mod tuple;
+pub mod underlay;
 pub mod uplink;
 
 #[cfg(feature = "user")]

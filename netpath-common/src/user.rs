@@ -16,6 +16,7 @@ use crate::search::Searches;
 use crate::socket::{Dialled, Resolver, SocketPeer};
 use crate::tunnel::{Prefix, Tunnel, Vni, Vtep, VtepCounts, VtepKey};
 use crate::tuple::Tuple;
+use crate::underlay::{Card, CardMac, SegmentPlace};
 
 macro_rules! pod {
     ($($record:ty),+ $(,)?) => {
@@ -30,6 +31,8 @@ macro_rules! pod {
 
 pod!(
     Addr,
+    Card,
+    CardMac,
     Config,
     Count,
     Denied,
@@ -53,6 +56,7 @@ pod!(
     Resolver,
     Sender,
     Searches,
+    SegmentPlace,
     Slot,
     SocketPeer,
     Trusted,

@@ -7,6 +7,7 @@
 //! * `np_uplink`, which goes on in `np_unwrap`: tcx ingress of an uplink
 //! * `np_gateway`: tcx egress of a network's gateway device
 //! * `np_overlay`: tcx ingress of a VXLAN device
+//! * `np_wire_in`, `np_wire_out`, `np_card`: a card whose wire containers share, and their veths
 //! * `np_connect4` and its like: cgroup hooks of the host's own sockets
 //! * `np_xdp`: XDP of an uplink
 //! * `np_sweep`: attached nowhere; the agent runs it to remove idle flows
@@ -30,6 +31,7 @@ mod route;
 mod socket;
 mod sweep;
 mod too_big;
+mod underlay;
 mod xdp;
 
 use aya_ebpf::macros::{cgroup_sock_addr, classifier, xdp};
@@ -79,6 +81,25 @@ pub fn np_overlay(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn np_unwrap(ctx: TcContext) -> i32 {
     overlay::unwrap(&ctx)
+}
+
+/// Everything from a wire that containers share comes by here, and what they send to the host.
+#[classifier]
+pub fn np_wire_in(ctx: TcContext) -> i32 {
+    underlay::from_wire(&Kernel::new(&ctx, Hook::Underlay))
+}
+
+/// Everything to a wire that containers share comes by here.
+#[classifier]
+pub fn np_wire_out(ctx: TcContext) -> i32 {
+    underlay::to_wire(&Kernel::new(&ctx, Hook::Underlay))
+}
+
+/// Everything that a container sends to such a wire comes by here.
+#[classifier]
+pub fn np_card(ctx: TcContext) -> i32 {
+    let kernel = Kernel::new(&ctx, Hook::Underlay);
+    action::finish(&kernel, underlay::from_card(&kernel))
 }
 
 /// Everything from outside comes by here first, before it is a packet of the stack's. Frames

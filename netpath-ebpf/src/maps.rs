@@ -29,6 +29,7 @@ use netpath_common::tunnel::{
     MAX_REMOTES, MAX_TUNNELS, MAX_VTEPS, Prefix, Tunnel, Underlay, Vni, Vtep, VtepCounts, VtepKey,
 };
 use netpath_common::tuple::Tuple;
+use netpath_common::underlay::{Card, CardMac, MAX_CARDS, SegmentPlace};
 
 use crate::host_socket::SockKey;
 
@@ -138,6 +139,19 @@ pub static SOCK_NAT: LruHashMap<SocketPeer, Dialled, 65_536> = LruHashMap::new()
 pub static RESOLVERS: HashMap<u64, Resolver, { MAX_ENDPOINTS as usize }, NO_PREALLOC> =
     HashMap::new();
 
+/// Who is behind a host-side veth of a card, by ifindex.
+#[btf_map(name = "cards")]
+pub static CARDS: HashMap<u32, Card, { MAX_CARDS as usize }, NO_PREALLOC> = HashMap::new();
+
+/// The host-side veth of a card by its MAC address on its segment.
+#[btf_map(name = "card_macs")]
+pub static CARD_MACS: HashMap<CardMac, u32, { MAX_CARDS as usize }, NO_PREALLOC> = HashMap::new();
+
+/// The members of each segment, and how many there are.
+#[btf_map(name = "segments")]
+pub static SEGMENTS: HashMap<SegmentPlace, u32, { 2 * MAX_CARDS as usize }, NO_PREALLOC> =
+    HashMap::new();
+
 /// Programs that others go on in, by [`netpath_common::link::BEYOND`] and its like. Each load of
 /// the object has an array of its own: programs and what they go on in are of one version.
 #[btf_map(name = "stages")]
@@ -161,7 +175,7 @@ pub static SOCK_KEY: PerCpuArray<SockKey, 1> = PerCpuArray::new();
 
 /// Counters, one record a hook.
 #[btf_map(name = "counters")]
-pub static COUNTERS: PerCpuArray<HookCounters, 5> = PerCpuArray::new();
+pub static COUNTERS: PerCpuArray<HookCounters, 6> = PerCpuArray::new();
 
 /// How long the searches for source ports were.
 #[btf_map(name = "snat_retries")]

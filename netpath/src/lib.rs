@@ -17,6 +17,7 @@ pub mod ipam;
 pub mod netlink;
 pub mod output;
 pub mod overlay;
+pub mod physical;
 pub mod policy;
 pub mod problem;
 pub mod publish;

@@ -303,6 +303,9 @@ fn place(at: At) -> String {
         At::Gateway(false) => "gateway",
         At::Gateway(true) => "forwarded",
         At::Xdp => "xdp",
+        At::Wire(true) => "wire-in",
+        At::Wire(false) => "wire-out",
+        At::Card(_) => "card",
     }
     .to_owned()
 }

@@ -154,6 +154,10 @@ pub enum At {
     Gateway(bool),
     /// The uplink, before the stack.
     Xdp,
+    /// The uplink as a wire that containers share: what comes in, and what goes out.
+    Wire(bool),
+    /// A veth on that wire, by its ifindex.
+    Card(u32),
 }
 
 impl At {
@@ -164,6 +168,9 @@ impl At {
             Self::Uplink => ("uplink", "np_uplink"),
             Self::Gateway(_) => ("gateway", "np_gateway"),
             Self::Xdp => ("xdp", "np_xdp"),
+            Self::Wire(true) => ("underlay", "np_wire_in"),
+            Self::Wire(false) => ("underlay", "np_wire_out"),
+            Self::Card(_) => ("underlay", "np_card"),
         }
     }
 }
@@ -521,6 +528,9 @@ impl Host {
             At::Uplink => (self.uplink, self.uplink),
             At::Gateway(true) => (self.gateways[0], self.uplink),
             At::Gateway(false) => (self.gateways[0], 0),
+            At::Wire(true) => (self.uplink, self.uplink),
+            At::Wire(false) => (self.uplink, 0),
+            At::Card(ifindex) => (ifindex, ifindex),
         };
         let mut context = [0u8; 192];
         // `ingress_ifindex` and `ifindex` of struct __sk_buff (include/uapi/linux/bpf.h).

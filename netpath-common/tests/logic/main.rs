@@ -25,3 +25,4 @@ mod policy;
 mod properties;
 mod published;
 mod socket;
+mod underlay;

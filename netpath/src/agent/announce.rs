@@ -8,7 +8,7 @@
 //! no notice.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 
 use nix::libc;
@@ -37,7 +37,7 @@ impl Agent {
             .map(|other| other.ifindex)
             .filter(|ifindex| *ifindex != endpoint.ifindex && *ifindex != 0)
             .collect();
-        let frames = frames(endpoint);
+        let frames = frames(endpoint.mac, endpoint.addresses());
         // Nobody waits for it: there may be many neighbours, and closing such a socket takes a
         // grace period of the kernel.
         tokio::task::spawn_blocking(move || {
@@ -47,7 +47,10 @@ impl Agent {
             };
             for ifindex in neighbours {
                 for frame in &frames {
-                    send(&socket, ifindex, frame);
+                    // A neighbour that has just gone, or whose queue is full, is nobody's problem.
+                    if let Err(error) = send(&socket, ifindex, frame) {
+                        log::debug!("cannot announce by device {ifindex}: {error}");
+                    }
                 }
             }
         });
@@ -59,13 +62,13 @@ fn complain(error: &anyhow::Error) {
 }
 
 /// One announcement an address.
-fn frames(endpoint: &EndpointRecord) -> Vec<Vec<u8>> {
-    let v4 = endpoint.addr4.map(|address| arp(endpoint.mac, address));
+pub(super) fn frames(mac: [u8; 6], addresses: impl Iterator<Item = IpAddr>) -> Vec<Vec<u8>> {
     // A link-local address is made of the MAC: it has no former owner.
-    let v6 = endpoint
-        .addr6
-        .map(|address| advertisement(endpoint.mac, address));
-    v4.into_iter().chain(v6).collect()
+    let frame = |address| match address {
+        IpAddr::V4(address) => arp(mac, address),
+        IpAddr::V6(address) => advertisement(mac, address),
+    };
+    addresses.map(frame).collect()
 }
 
 /// An ARP announcement: a request (1) of Ethernet (1) for one's own IPv4 address.
@@ -123,7 +126,7 @@ fn checksum(parts: &[&[u8]]) -> u16 {
 }
 
 /// A socket for whole frames that receives none: without a protocol.
-fn packet_socket() -> io::Result<OwnedFd> {
+pub(super) fn packet_socket() -> io::Result<OwnedFd> {
     // SAFETY: a call with plain arguments.
     let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
     if fd < 0 {
@@ -133,9 +136,8 @@ fn packet_socket() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Sends a frame by a device. A neighbour that has just gone, or whose queue is full, is
-/// nobody's problem.
-fn send(socket: &OwnedFd, ifindex: u32, frame: &[u8]) {
+/// Sends a frame by a device of the namespace that the socket is of.
+pub(super) fn send(socket: &OwnedFd, ifindex: u32, frame: &[u8]) -> io::Result<()> {
     // SAFETY: integers and an array of them; all zero is valid.
     let mut address: libc::sockaddr_ll = unsafe { core::mem::zeroed() };
     address.sll_family = libc::AF_PACKET as u16;
@@ -152,9 +154,9 @@ fn send(socket: &OwnedFd, ifindex: u32, frame: &[u8]) {
         )
     };
     if sent < 0 {
-        let error = io::Error::last_os_error();
-        log::debug!("cannot announce by device {ifindex}: {error}");
+        return Err(io::Error::last_os_error());
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -171,7 +173,7 @@ mod tests {
             addr6: Some("fd00::2".parse().unwrap()),
             ..EndpointRecord::default()
         };
-        let frames = frames(&endpoint);
+        let frames = frames(endpoint.mac, endpoint.addresses());
         let lengths: Vec<usize> = frames.iter().map(Vec::len).collect();
         assert_eq!(lengths, [14 + 28, 14 + 40 + 32]);
         assert!(frames.iter().all(|frame| frame[6..12] == MAC));

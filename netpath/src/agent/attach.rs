@@ -119,7 +119,7 @@ impl Agent {
     }
 }
 
-fn open_path(path: &Path) -> Result<File> {
+pub(super) fn open_path(path: &Path) -> Result<File> {
     if !path.is_absolute() {
         return Err(invalid(format!(
             "the namespace {} needs an absolute path",
@@ -142,7 +142,7 @@ fn open_path(path: &Path) -> Result<File> {
     }
 }
 
-fn open_pid(pid: u32) -> Result<(PathBuf, File)> {
+pub(super) fn open_pid(pid: u32) -> Result<(PathBuf, File)> {
     let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
     match netns::open(&path) {
         Ok(Some(netns)) => Ok((path, netns)),

@@ -71,7 +71,10 @@ impl Agent {
             .await;
         let Err(error) = made else { return Ok(()) };
         if let Some(endpoint) = record.endpoints.pop() {
-            log_problems(&record.name, self.unmake_endpoint(&bare(&endpoint)).await);
+            log_problems(
+                &record.name,
+                self.unmake_endpoint(&before, &bare(&endpoint)).await,
+            );
         }
         if let Err(second) = self.go_back(held, &before, Some(netns)) {
             log::error!("container {} is not as it was: {second:#}", before.name);
@@ -185,7 +188,7 @@ impl Agent {
         self.settle_ports(held, &mut after, &networks, Missing::Warn)?;
         // The new way out is there before the old one goes.
         let led = self.lead_out(&record, &after, &networks, netns.as_ref());
-        let mut problems = self.unmake_endpoint(&bare(&endpoint)).await;
+        let mut problems = self.unmake_endpoint(&after, &bare(&endpoint)).await;
         problems.extend(led.err());
         self.store.put_container(&after)?;
         if after.endpoints.is_empty() {

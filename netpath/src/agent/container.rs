@@ -79,6 +79,7 @@ impl Agent {
             made = self
                 .plan_container(&mut held, &mut record, &new.connect, &[])
                 .await?;
+            warnings.extend(self.warn_of_ports(&record)?);
         } else {
             self.check_links(&record)?;
         }

@@ -76,12 +76,17 @@ impl Agent {
             let endpoint = record.endpoints.get_mut(place).context("no such place")?;
             let network = network_of(endpoint, networks)
                 .with_context(|| format!("network {} is gone", endpoint.network))?;
-            self.make_device(&name, network, endpoint, netns, &source)
-                .await?;
             let leads_out = match occasion {
                 Occasion::NewNamespace | Occasion::Attach => gateways.families(place),
                 Occasion::Later => [false; 2],
             };
+            if let Some(sharing) = &network.sharing {
+                self.plug_endpoint(&name, network, sharing, endpoint, netns, leads_out)
+                    .await?;
+                continue;
+            }
+            self.make_device(&name, network, endpoint, netns, &source)
+                .await?;
             inside
                 .interfaces
                 .push(Interface::new(network, endpoint, leads_out));
@@ -145,8 +150,24 @@ impl Agent {
 
     /// Removes all of an interface's kernel state that there may be. What was never made or
     /// is gone already is fine. All of it is tried; returns what failed.
-    pub(super) async fn unmake_endpoint(&self, endpoint: &EndpointRecord) -> Vec<anyhow::Error> {
+    pub(super) async fn unmake_endpoint(
+        &self,
+        record: &ContainerRecord,
+        endpoint: &EndpointRecord,
+    ) -> Vec<anyhow::Error> {
         let mut problems = Vec::new();
+        let networks = match self.store.networks() {
+            Ok(networks) => networks,
+            Err(error) => return vec![error],
+        };
+        if let Some(network) = network_of(endpoint, &networks)
+            && let Some(sharing) = &network.sharing
+        {
+            let unplugged = self
+                .unplug_endpoint(record, network, sharing, endpoint)
+                .await;
+            return unplugged.err().into_iter().collect();
+        }
         // An agent that was killed did not write down the index.
         let ours = match self.netlink.link(&endpoint.device).await {
             Ok(link) => link.filter(|link| link.is_ours()),
@@ -181,7 +202,7 @@ impl Agent {
         self.unname_container(&record.name);
         let mut problems = Vec::new();
         for endpoint in &record.endpoints {
-            problems.extend(self.unmake_endpoint(endpoint).await);
+            problems.extend(self.unmake_endpoint(record, endpoint).await);
         }
         if record.has_own_namespace() {
             problems.extend(blocking(|| netns::remove(&self.netns_path(&record.name))).err());

@@ -34,6 +34,7 @@ impl Agent {
         }
         self.look_at_trusted(held, &links)?;
         self.look_at_tunnels(&links, &held.host_addresses).await?;
+        self.look_at_cards(held, &links).await?;
         self.repair(held, &links).await
     }
 
@@ -121,8 +122,12 @@ impl Agent {
             if !network.ready || is_there(network.ifindex) {
                 continue;
             }
+            let what = match &network.sharing {
+                Some(_) => "parent",
+                None => "gateway device",
+            };
             log::warn!(
-                "the gateway device of network {} is gone, making it anew",
+                "the {what} of network {} is gone, making it anew",
                 network.name
             );
             let made = self.make_network(&mut network).await;
@@ -140,11 +145,21 @@ impl Agent {
             }
             let mut lost = Vec::new();
             for (place, endpoint) in record.endpoints.iter().enumerate() {
-                if !is_there(endpoint.ifindex) {
+                let Some(network) = network_of(endpoint, &networks) else {
+                    continue;
+                };
+                if Self::is_lost(network, endpoint, links) {
                     lost.push(place);
-                } else if remade.contains(&endpoint.network)
-                    && let Some(network) = network_of(endpoint, &networks)
-                {
+                } else if !remade.contains(&endpoint.network) {
+                    continue;
+                } else if let Some(sharing) = &network.sharing {
+                    if !self
+                        .take_over_plug(&record, network, sharing, endpoint)
+                        .await?
+                    {
+                        lost.push(place);
+                    }
+                } else {
                     let netns = self.open_netns(&record);
                     self.add_to_datapath(network, endpoint, netns.as_ref())?;
                 }
@@ -207,8 +222,14 @@ impl Agent {
         let networks = self.store.networks()?;
         let lost_ones = || lost.iter().filter_map(|place| record.endpoints.get(*place));
         let devices: Vec<String> = lost_ones().map(|e| e.device.clone()).collect();
-        for endpoint in lost_ones().filter(|endpoint| endpoint.ifindex != 0) {
-            self.with_datapath(|datapath| datapath.remove_endpoint(endpoint.ifindex))?;
+        for endpoint in lost_ones() {
+            let network = network_of(endpoint, &networks);
+            if let Some((network, sharing)) = network.and_then(|n| Some((n, n.sharing.as_ref()?))) {
+                self.unplug_endpoint(&record, network, sharing, endpoint)
+                    .await?;
+            } else if endpoint.ifindex != 0 {
+                self.with_datapath(|datapath| datapath.remove_endpoint(endpoint.ifindex))?;
+            }
         }
         let places = lost.iter().map(|place| (*place, Source::New)).collect();
         let made = async {

@@ -15,6 +15,7 @@
 //! * `names`: tells the server for names who is where; `files`: containers' own files
 //! * `reconcile`: at the start, makes kernel state and the store agree
 //! * `follow`: keeps up with the host's devices and addresses
+//! * `physical`: containers on a card of the host
 //! * `watch`: waits for processes
 //! * `view`: records as the API shows them
 //! * [`purge`]: removes everything, without an agent
@@ -41,6 +42,7 @@ pub mod lock;
 mod names;
 mod network;
 mod overlay;
+mod physical;
 mod plan;
 mod ports;
 pub mod purge;

@@ -94,6 +94,7 @@ impl Agent {
                 self.make_bridge(record).await?;
                 self.make_overlay(record).await
             }
+            Driver::Macvlan | Driver::Ipvlan | Driver::Underlay => self.make_physical(record).await,
             other => plan::check_driver(other),
         }
     }
@@ -159,6 +160,10 @@ impl Agent {
 
     /// Removes all of a network that there may be.
     pub(super) async fn unmake_network(&self, record: &NetworkRecord) -> Result<()> {
+        if record.driver.shares_card() {
+            self.unmake_physical(record).await?;
+            return self.store.remove_network(&record.name);
+        }
         let mut spec = network_spec(record);
         if let Some(link) = self.netlink.link(&record.device).await?
             && link.is_gateway()

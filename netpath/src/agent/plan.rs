@@ -211,6 +211,15 @@ impl Agent {
         in_place: bool,
     ) -> Result<Source> {
         let chosen = endpoint.mac != [0; 6];
+        if let Some(sharing) = &network.sharing {
+            if sharing.kind(network.driver).is_none() {
+                endpoint.device = self.new_device()?;
+            }
+            if !chosen {
+                endpoint.mac = names::random_mac()?;
+            }
+            return Ok(Source::New);
+        }
         // A spare that stays where it is keeps its name and its address.
         let as_it_is = !chosen && endpoint.interface == FIRST_INTERFACE;
         if (!in_place || as_it_is)

@@ -48,7 +48,11 @@ impl Agent {
         networks: &[NetworkRecord],
         missing: Missing,
     ) -> Result<()> {
-        if record.publish.is_empty() {
+        // Between a container and the wire there is nothing that could translate.
+        let on_wire = |endpoint: &EndpointRecord| {
+            network_of(endpoint, networks).is_some_and(|network| network.sharing.is_some())
+        };
+        if record.publish.is_empty() || record.endpoints.iter().all(on_wire) {
             return Ok(());
         }
         let mut mappings = Vec::new();
@@ -58,7 +62,8 @@ impl Agent {
         let gateways = Gateways::choose(&record.endpoints, networks);
         let policy = |v4: bool| {
             let endpoint = record.endpoints.get(gateways.of(v4)?)?;
-            Some(&network_of(endpoint, networks)?.policy)
+            let network = network_of(endpoint, networks)?;
+            network.sharing.is_none().then_some(&network.policy)
         };
         let ways = WaysOut {
             v4: policy(true),

@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 
 use super::lock::{Locks, lock_folders, lock_namespace, remove_socket};
+use super::physical::KnownCards;
 use super::settings::Settings;
 use super::share::{UTS, uts_identity};
 use super::snat_range;
@@ -87,6 +88,7 @@ pub fn purge(settings: &Settings) -> Result<Vec<String>> {
         settings.run_dir.join("containers"),
         control::socket(&settings.run_dir),
         settings.run_dir.join(control::LOG),
+        settings.run_dir.join("dhcp"),
         netns_dir,
         uts_dir,
         Store::path(&settings.state_dir),
@@ -113,6 +115,7 @@ struct Known {
     vtep_mac: Option<[u8; 6]>,
     containers: Vec<ContainerRecord>,
     networks: Vec<NetworkRecord>,
+    cards: KnownCards,
 }
 
 /// `None` if there is no store, or it cannot be read.
@@ -121,10 +124,13 @@ fn read_store(state_dir: &Path) -> Option<Known> {
         return None;
     }
     let read = Store::open(state_dir).and_then(|store| {
+        let networks = store.networks()?;
+        let containers = store.containers()?;
         Ok(Known {
             vtep_mac: super::overlay::noted_mac(&store)?,
-            containers: store.containers()?,
-            networks: store.networks()?,
+            cards: KnownCards::new(store.cards()?, &networks, &containers),
+            containers,
+            networks,
         })
     });
     match read {
@@ -178,6 +184,9 @@ fn remove_devices(known: Option<&Known>, removed: &mut Vec<String>) -> Result<()
         .context("cannot start")?;
     runtime.block_on(async {
         let netlink = Netlink::connect()?;
+        if let Some(known) = known {
+            known.cards.remove().await?;
+        }
         for link in netlink.links().await? {
             let wanted = match known {
                 Some(known) => known.has(&link),
@@ -205,6 +214,7 @@ impl Known {
         networks
             .chain(endpoints.map(|e| (&e.device, e.ifindex)))
             .any(|(name, index)| *name == link.name && [0, link.index].contains(&index))
+            || self.cards.has(link)
     }
 }
 

@@ -43,6 +43,7 @@ impl Agent {
                 .await
                 .with_context(|| format!("cannot take over container {name}"))?;
         }
+        self.take_over_cards().await?;
         self.remove_orphans().await?;
         self.reserve_missing(held)?;
         self.complain_about_ports(held)?;
@@ -89,6 +90,17 @@ impl Agent {
         let netns = self.open_netns(&record);
         let mut lost = Vec::new();
         for (place, endpoint) in record.endpoints.iter().enumerate() {
+            if let Some(network) = network_of(endpoint, &networks)
+                && let Some(sharing) = &network.sharing
+            {
+                if !self
+                    .take_over_plug(&record, network, sharing, endpoint)
+                    .await?
+                {
+                    lost.push(place);
+                }
+                continue;
+            }
             let link = self.netlink.link(&endpoint.device).await?;
             if link.is_some_and(|link| link.is_ours() && link.index == endpoint.ifindex) {
                 // As long as our end is there, so is the namespace of the other.
@@ -138,6 +150,7 @@ impl Agent {
                     .flat_map(|container| &container.endpoints)
                     .map(|endpoint| endpoint.device.clone()),
             )
+            .chain(self.card_devices()?)
             .collect();
         for link in self.netlink.links().await? {
             if link.is_ours() && !devices.contains(&link.name) {
@@ -215,6 +228,7 @@ impl Agent {
             ..Keep::default()
         };
         let networks = self.store.networks()?;
+        self.keep_cards(&mut keep)?;
         for container in self.store.containers()? {
             for endpoint in &container.endpoints {
                 keep.veths.push(endpoint.ifindex);

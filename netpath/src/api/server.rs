@@ -17,7 +17,8 @@ use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 
 use super::types::{
-    AddTunnel, Attach, CreateContainer, CreateNetwork, Deny, ErrorBody, Exited, Explain, Join,
+    AddTunnel, Attach, AttachCard, CreateContainer, CreateNetwork, Deny, ErrorBody, Exited,
+    Explain, Join,
     Started, Stop, Watch,
 };
 use crate::agent::Agent;
@@ -60,6 +61,10 @@ pub fn router(agent: Arc<Agent>) -> Router {
             delete(disconnect),
         )
         .route("/v1/attach", post(attach))
+        .route(
+            "/v1/cards",
+            get(cards).post(attach_card).delete(detach_card),
+        )
         .route("/v1/endpoints", get(endpoints))
         .route("/v1/ports", get(ports))
         .route("/v1/flows", get(flows))
@@ -278,6 +283,32 @@ async fn disconnect(
 
 async fn attach(State(agent): Shared, Body(new): Body<Attach>) -> Answer {
     to_the_end(async move { agent.attach(new).await }).await
+}
+
+async fn cards(State(agent): Shared) -> Answer {
+    answer(agent.list_cards())
+}
+
+async fn attach_card(State(agent): Shared, Body(new): Body<AttachCard>) -> Answer {
+    to_the_end(async move { agent.attach_card(new).await }).await
+}
+
+#[derive(Deserialize)]
+struct CardQuery {
+    owner: String,
+    interface: Option<String>,
+}
+
+async fn detach_card(
+    State(agent): Shared,
+    Checked(Query(query)): Checked<Query<CardQuery>>,
+) -> Answer {
+    to_the_end(async move {
+        agent
+            .detach_card(&query.owner, query.interface.as_deref())
+            .await
+    })
+    .await
 }
 
 async fn endpoints(State(agent): Shared) -> Answer {

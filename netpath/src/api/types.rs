@@ -565,6 +565,75 @@ pub struct Attach {
     pub pid: Option<u32>,
 }
 
+/// `POST /v1/cards`: an interface on a card of the host, beside the networks of whoever gets it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttachCard {
+    /// A container of netpath's; or, beside a process or a file, what to call it.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// File of the namespace.
+    #[serde(default)]
+    pub netns: Option<PathBuf>,
+    /// Or a process in the namespace.
+    #[serde(default)]
+    pub pid: Option<u32>,
+    /// The card, with its VLAN.
+    pub parent: String,
+    /// `underlay`, `macvlan` or `ipvlan`; without, `underlay`.
+    #[serde(default)]
+    pub driver: Option<String>,
+    /// Options of the driver.
+    #[serde(default)]
+    pub options: BTreeMap<String, String>,
+    /// Name of the interface; without, the first free of `eth1`, `eth2`, ….
+    #[serde(default)]
+    pub interface: Option<String>,
+    /// Addresses, one a family: `ADDRESS/LENGTH[@ROUTER]`, `dhcp`, or `0/0` for none.
+    #[serde(default)]
+    pub addresses: Vec<String>,
+    /// More routes: `PREFIX[@ROUTER]`.
+    #[serde(default)]
+    pub routes: Vec<String>,
+    /// Its MAC address, or `U:TEXT`; without, a random one.
+    #[serde(default)]
+    pub mac: Option<String>,
+    /// Largest packet in bytes; without, that of the card.
+    #[serde(default)]
+    pub mtu: Option<u32>,
+}
+
+/// An interface that was added to somebody.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Card {
+    /// Whose it is.
+    pub owner: String,
+    /// Its name there.
+    pub interface: String,
+    /// Who carries its packets.
+    pub driver: Driver,
+    /// The card of the host.
+    pub parent: String,
+    /// Its MAC address.
+    pub mac: String,
+    /// Largest packet in bytes.
+    pub mtu: u32,
+    /// Its addresses with the prefix length of their subnet.
+    pub addresses: Vec<String>,
+    /// Routers of its default routes.
+    pub gateways: Vec<IpAddr>,
+    /// More routes.
+    pub routes: Vec<String>,
+    /// A server gives its IPv4 address.
+    pub dhcp: bool,
+    /// How long the server lets it have the address without asking again.
+    pub lease_seconds: Option<u64>,
+    /// File of the namespace.
+    pub netns: PathBuf,
+    /// Seconds since 1970.
+    pub created: u64,
+}
+
 /// `POST /v1/containers/{name}/stop`
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

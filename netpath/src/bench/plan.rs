@@ -185,7 +185,7 @@ pub const SCALES: [u32; 4] = [1, 100, 1000, 10_000];
 
 /// The cases of a run.
 pub fn cases(extent: Extent, cores: usize) -> Vec<Case> {
-    use Path::{Containers, Local, Outside, Overlay, Published};
+    use Path::{Containers, Local, Outside, Overlay, Published, Wire};
     use Workload::{Connections, Datagrams, RoundTrips, Stream16, Stream128, WakingDatagrams};
     let mut cases = Vec::new();
     let mut add = |cores, path, workloads: &[Workload]| {
@@ -220,6 +220,9 @@ pub fn cases(extent: Extent, cores: usize) -> Vec<Case> {
         );
     }
     add(Cores::One, Overlay, &tcp);
+    if extent == Extent::Full {
+        add(Cores::One, Wire, &[RoundTrips, Stream128, WakingDatagrams]);
+    }
     if cores > 1 {
         for path in [Containers, Outside, Overlay] {
             add(Cores::Two, path, &[Datagrams]);

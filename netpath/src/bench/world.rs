@@ -10,7 +10,7 @@ use super::results::LeftOut;
 use super::rounds::TWIN;
 use super::site::Site;
 use super::topology::docker::{self, Backend};
-use super::topology::{Ends, Path, Variant, Which, dockerd, ours, plain, tool, vxlan};
+use super::topology::{Ends, Path, Variant, Which, dockerd, ours, plain, tool, vxlan, wire};
 use super::{Options, topology};
 
 /// The variants of a run.
@@ -66,6 +66,13 @@ impl World {
         if full && one_host {
             let nft = world.docker(site, Backend::Nftables, Backend::Nftables.name())?;
             world.add(nft);
+        }
+        if full && needs(Path::Wire) {
+            world.add([wire::underlay(site)?, wire::bridge(site)?]);
+            match wire::macvlan(site) {
+                Ok(variant) => world.add([variant]),
+                Err(error) => world.leave_out("macvlan", format!("{error:#}")),
+            }
         }
         for ports in SCALES {
             if needs(Path::Scaling(ports, Which::Last)) || needs(Path::Scaling(ports, Which::First))

@@ -3,6 +3,7 @@
 mod agent;
 mod attach;
 mod bench;
+mod cards;
 mod connect;
 mod deny;
 mod doctor;
@@ -75,8 +76,19 @@ enum Verb {
     Run(run::Args),
     /// Run a command in a container that runs
     Exec(exec::Args),
-    /// Connect a network namespace that is somebody else's
+    /// Connect a network namespace that is somebody else's; with --parent, add an interface on a
+    /// card of the host to a running container (see `attach --parent help`)
     Attach(attach::Args),
+    /// The same with an interface on a card of the host: what `attach` is with `--parent`
+    #[command(name = ATTACH_CARD, hide = true)]
+    AttachCard(cards::Attach),
+    /// Take interfaces back that `attach --parent` added
+    Detach(cards::Detach),
+    /// List the interfaces that `attach --parent` added
+    Cards,
+    /// What a DHCP client calls
+    #[command(hide = true)]
+    DhcpEvent(cards::Event),
     /// List containers
     Ps(ps::Args),
     /// Show all about a container
@@ -135,7 +147,7 @@ enum Verb {
 /// Makes `-o KEY=VALUE` after `network create`, which is how Docker's users write it, `--opt
 /// KEY=VALUE`. Elsewhere, and before `table` and `json`, `-o` is the form of the output.
 fn options_of_networks(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
-    let mut args = args.peekable();
+    let mut args = cards_verb(args.collect()).into_iter().peekable();
     let (mut words, mut creating) = (Vec::new(), false);
     while let Some(word) = args.next() {
         let after_network = words.last().is_some_and(|last| last == "network");
@@ -153,6 +165,38 @@ fn options_of_networks(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
                 words.push(format!("--opt={}", option.trim_start_matches('=')).into());
             }
             _ => words.push(word),
+        }
+    }
+    words
+}
+
+/// The verb that `attach` is when a parent is named. Its arguments have little in common with
+/// those of the other.
+const ATTACH_CARD: &str = "attach-card";
+
+/// Makes `attach` with `--parent` its own verb. `-o KEY=VALUE` there is an option of the driver.
+fn cards_verb(mut words: Vec<OsString>) -> Vec<OsString> {
+    let is_parent =
+        |word: &OsString| word == "--parent" || word.to_string_lossy().starts_with("--parent=");
+    // The verb is the first word that is neither an option nor the value of one.
+    let mut verb = 1;
+    while let Some(word) = words
+        .get(verb)
+        .map(|word| word.to_string_lossy().into_owned())
+    {
+        match word.as_str() {
+            "-o" | "--output" | "--socket" => verb += 2,
+            _ if word.starts_with('-') => verb += 1,
+            _ => break,
+        }
+    }
+    if words.get(verb).is_some_and(|word| word == "attach") && words.iter().any(is_parent) {
+        words[verb] = ATTACH_CARD.into();
+        for at in verb + 1..words.len() {
+            let value = words.get(at + 1).map(|word| word.to_string_lossy());
+            if words[at] == "-o" && value.is_some_and(|value| value.contains('=')) {
+                words[at] = "--opt".into();
+            }
         }
     }
     words
@@ -258,6 +302,10 @@ fn dispatch(verb: Verb, context: &Context) -> Result<ExitCode> {
         Verb::Agent(args) => agent::run(args, context),
         Verb::Network(args) => network::run(args, context),
         Verb::Attach(args) => attach::run(args, context),
+        Verb::AttachCard(args) => cards::attach(args, context),
+        Verb::Detach(args) => cards::detach(&args, context),
+        Verb::Cards => cards::list(context),
+        Verb::DhcpEvent(args) => cards::event(&args),
         Verb::Ps(args) => ps::run(&args, context),
         Verb::Inspect(args) => inspect::run(&args, context),
         Verb::Port(args) => port::run(&args, context),

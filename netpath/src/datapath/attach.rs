@@ -26,6 +26,12 @@ pub enum Hook {
     Gateway,
     /// tcx ingress of a VXLAN device.
     Overlay,
+    /// tcx ingress of a device whose wire containers share, before all others.
+    WireIn,
+    /// tcx egress of such a device.
+    WireOut,
+    /// tcx ingress of a host-side veth on such a wire.
+    Card,
     /// XDP of an uplink, in its driver.
     XdpNative,
     /// XDP of an uplink, in the stack, for any driver.
@@ -33,11 +39,14 @@ pub enum Hook {
 }
 
 impl Hook {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 9] = [
         Self::Container,
         Self::Uplink,
         Self::Gateway,
         Self::Overlay,
+        Self::WireIn,
+        Self::WireOut,
+        Self::Card,
         Self::XdpNative,
         Self::XdpGeneric,
     ];
@@ -49,6 +58,9 @@ impl Hook {
             Self::Uplink => "uplink",
             Self::Gateway => "gateway",
             Self::Overlay => "overlay",
+            Self::WireIn => "wire_in",
+            Self::WireOut => "wire_out",
+            Self::Card => "card",
             Self::XdpNative => "xdp_native",
             Self::XdpGeneric => "xdp_generic",
         }
@@ -61,16 +73,30 @@ impl Hook {
             Self::Uplink => "np_uplink",
             Self::Gateway => "np_gateway",
             Self::Overlay => "np_overlay",
+            Self::WireIn => "np_wire_in",
+            Self::WireOut => "np_wire_out",
+            Self::Card => "np_card",
             Self::XdpNative | Self::XdpGeneric => "np_xdp",
         }
     }
 
     const fn place(self) -> Place {
         match self {
-            Self::Container | Self::Uplink | Self::Overlay => Place::Tcx(TcAttachType::Ingress),
-            Self::Gateway => Place::Tcx(TcAttachType::Egress),
+            Self::Container | Self::Uplink | Self::Overlay | Self::WireIn | Self::Card => {
+                Place::Tcx(TcAttachType::Ingress)
+            }
+            Self::Gateway | Self::WireOut => Place::Tcx(TcAttachType::Egress),
             Self::XdpNative => Place::Xdp(XDP_FLAGS_DRV_MODE),
             Self::XdpGeneric => Place::Xdp(XDP_FLAGS_SKB_MODE),
+        }
+    }
+
+    /// Its place among the programs of its device. What is for a container on the wire must not
+    /// be taken for the host's own.
+    fn order(self) -> LinkOrder {
+        match self {
+            Self::WireIn => LinkOrder::first(),
+            _ => LinkOrder::default(),
         }
     }
 }
@@ -115,7 +141,7 @@ pub fn attach(programs: &mut Programs, bpffs: &Path, hook: Hook, ifindex: u32) -
     }
     let device =
         device_name(ifindex).with_context(|| format!("no device has the number {ifindex}"))?;
-    let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+    let options = TcAttachOptions::TcxOrder(hook.order());
     let id = program
         .attach_with_options(&device, direction, options)
         .with_context(|| format!("cannot attach {} to {device}", hook.program()))?;

@@ -22,7 +22,7 @@ use crate::container::names;
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("NETPATH_EBPF_OBJECT"));
 
 /// Maps that outlive the agent. A record whose layout changes gets a new name here.
-const PINNED: [&str; 26] = [
+const PINNED: [&str; 29] = [
     "flows",
     "endpoints",
     "veths",
@@ -49,6 +49,9 @@ const PINNED: [&str; 26] = [
     "vteps",
     "vnis",
     "vtep_counts",
+    "cards",
+    "card_macs",
+    "segments",
 ];
 
 const BPF_FS_MAGIC: FsType = FsType(0xcafe_4a11);

@@ -10,6 +10,7 @@
 //! * [`stages`]: programs that go on in others
 //! * [`sweep`]: removal of idle flows
 //! * [`tunnels`]: other hosts
+//! * [`underlay`]: containers on the wire of a device of the host
 //!
 //! Everything that must outlive the agent is pinned under one folder of a bpffs: maps by
 //! their names, links under `links/`. An agent that starts finds them there and goes on.
@@ -28,6 +29,7 @@ mod stages;
 mod sweep;
 mod tables;
 pub mod tunnels;
+mod underlay;
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -48,6 +50,7 @@ pub use attach::Hook;
 pub use load::{OBJECT, Programs, purge};
 pub use spec::{DatapathOptions, EndpointSpec, NetworkSpec, OpenPortSpec, PortSpec};
 pub use sweep::SweepReport;
+pub use underlay::CardSpec;
 
 use tables::Tables;
 
@@ -75,6 +78,10 @@ pub struct Keep {
     pub veths: Vec<u32>,
     /// VXLAN devices by ifindex.
     pub overlays: Vec<u32>,
+    /// Devices whose wire containers share, by ifindex.
+    pub parents: Vec<u32>,
+    /// Host-side veths on such wires, by ifindex.
+    pub cards: Vec<u32>,
     /// Published ports.
     pub ports: Vec<PortSpec>,
     /// Ports that are reached by containers' own addresses.
@@ -485,6 +492,7 @@ impl Datapath {
         for ifindex in veths.into_iter().filter(|i| !keep.veths.contains(i)) {
             self.remove_endpoint(ifindex)?;
         }
+        self.retain_cards(&keep.cards)?;
         let owned: HashSet<u32> = self.slots.values().copied().collect();
         self.tables
             .endpoints
@@ -511,6 +519,8 @@ impl Datapath {
             Hook::Uplink | Hook::XdpNative | Hook::XdpGeneric => keep.uplinks.contains(&ifindex),
             Hook::Gateway => keep.gateways.contains(&ifindex),
             Hook::Overlay => keep.overlays.contains(&ifindex),
+            Hook::WireIn | Hook::WireOut => keep.parents.contains(&ifindex),
+            Hook::Card => keep.cards.contains(&ifindex),
         })?;
         // No device has a program of an earlier agent any more.
         stages::retain(&self.bpffs, &self.programs)

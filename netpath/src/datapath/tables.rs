@@ -20,6 +20,7 @@ use netpath_common::search::Searches;
 use netpath_common::socket::{Dialled, Resolver, SocketPeer};
 use netpath_common::tunnel::{Prefix, Tunnel, Vni, Vtep, VtepCounts, VtepKey};
 use netpath_common::tuple::Tuple;
+use netpath_common::underlay::{Card, CardMac, SegmentPlace};
 
 /// All maps that the agent writes or reads.
 pub struct Tables {
@@ -33,6 +34,9 @@ pub struct Tables {
     pub uplinks: Table<u32, Uplink>,
     pub host_addrs: Table<Addr, HostAddr>,
     pub resolvers: Table<u64, Resolver>,
+    pub cards: Table<u32, Card>,
+    pub card_macs: Table<CardMac, u32>,
+    pub segments: Table<SegmentPlace, u32>,
     pub counters: PerCpuArray<MapData, HookCounters>,
     pub drops: PerCpuHashMap<MapData, DropKey, Count>,
     pub denied: LpmTrie<MapData, Addr, Denied>,
@@ -67,6 +71,9 @@ impl Tables {
             uplinks: Table(HashMap::try_from(take("uplinks")?)?),
             host_addrs: Table(HashMap::try_from(take("host_addrs")?)?),
             resolvers: Table(HashMap::try_from(take("resolvers")?)?),
+            cards: Table(HashMap::try_from(take("cards")?)?),
+            card_macs: Table(HashMap::try_from(take("card_macs")?)?),
+            segments: Table(HashMap::try_from(take("segments")?)?),
             counters: PerCpuArray::try_from(take("counters")?)?,
             drops: PerCpuHashMap::try_from(take("drops")?)?,
             denied: LpmTrie::try_from(take("denied")?)?,
@@ -100,6 +107,9 @@ impl Tables {
             "trusted" => sizes::<Trusted, u32>(),
             "uplinks" => sizes::<u32, Uplink>(),
             "host_addrs" => sizes::<Addr, HostAddr>(),
+            "cards" => sizes::<u32, Card>(),
+            "card_macs" => sizes::<CardMac, u32>(),
+            "segments" => sizes::<SegmentPlace, u32>(),
             "counters" => sizes::<u32, HookCounters>(),
             "drops" => sizes::<DropKey, Count>(),
             "snat_retries" => sizes::<u32, Searches>(),

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use anyhow::{Context, Result};
 use futures_util::TryStreamExt;
 use ipnet::IpNet;
+use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{
     AddressAttribute, AddressFlags, AddressMessage, AddressScope,
 };
@@ -91,6 +92,34 @@ impl Netlink {
     pub async fn add_address_alone(&self, index: u32, address: IpNet) -> Result<()> {
         self.add_address_with(index, address, AddressFlags::Noprefixroute)
             .await
+    }
+
+    /// Takes an address from a device; one that is gone is fine.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub async fn remove_address(&self, index: u32, address: IpNet) -> Result<()> {
+        let mut message = AddressMessage::default();
+        message.header.index = index;
+        message.header.prefix_len = address.prefix_len();
+        message.header.family = match address {
+            IpNet::V4(_) => AddressFamily::Inet,
+            IpNet::V6(_) => AddressFamily::Inet6,
+        };
+        let local = AddressAttribute::Local(address.addr());
+        message.attributes.push(local);
+        let removed = self.handle.address().del(message).execute().await;
+        match removed.map_err(to_io) {
+            Err(error)
+                if !matches!(
+                    error.raw_os_error(),
+                    Some(libc::EADDRNOTAVAIL | libc::ENODEV)
+                ) =>
+            {
+                Err(error).with_context(|| format!("cannot remove address {address}"))
+            }
+            _ => Ok(()),
+        }
     }
 
     async fn add_address_with(

@@ -38,6 +38,12 @@ pub struct Link {
     pub is_loopback: bool,
     /// Frames have an Ethernet header.
     pub is_ethernet: bool,
+    /// The device that it is a port of: a bridge, a bond.
+    pub master: Option<u32>,
+    /// Somebody has it accept all multicast.
+    pub is_allmulti: bool,
+    /// Somebody has it accept everything.
+    pub is_promiscuous: bool,
 }
 
 impl Link {
@@ -47,6 +53,8 @@ impl Link {
             && match self.kind.as_deref() {
                 Some("veth") => self.name.starts_with("npv") || self.name.starts_with("np-"),
                 Some("vxlan") => self.name.starts_with("np-vxlan"),
+                // On the user's own cards, so they have the names that users know.
+                Some("vlan") => true,
                 _ => false,
             }
     }
@@ -70,6 +78,9 @@ impl From<LinkMessage> for Link {
             is_up: message.header.flags.contains(LinkFlags::Up),
             is_loopback: message.header.flags.contains(LinkFlags::Loopback),
             is_ethernet: message.header.link_layer_type == LinkLayerType::Ether,
+            master: None,
+            is_allmulti: message.header.flags.contains(LinkFlags::Allmulti),
+            is_promiscuous: message.header.flags.contains(LinkFlags::Promisc),
         };
         for attribute in message.attributes {
             match attribute {
@@ -77,6 +88,7 @@ impl From<LinkMessage> for Link {
                 LinkAttribute::Address(mac) => link.mac = mac.try_into().ok(),
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
                 LinkAttribute::Group(group) => link.group = group,
+                LinkAttribute::Controller(master) => link.master = Some(master),
                 LinkAttribute::LinkInfo(infos) => {
                     link.kind = infos.into_iter().find_map(|info| match info {
                         LinkInfo::Kind(kind) => Some(kind.to_string()),
@@ -296,7 +308,7 @@ impl Netlink {
         self.change(message, index).await
     }
 
-    async fn change(&self, message: LinkMessage, index: u32) -> Result<()> {
+    pub(super) async fn change(&self, message: LinkMessage, index: u32) -> Result<()> {
         self.handle
             .link()
             .change(message)

@@ -4,6 +4,7 @@
 //! errors. A [`Netlink`] belongs to the network namespace of the thread that made it.
 
 mod address;
+mod card;
 pub mod ethtool;
 mod link;
 pub mod monitor;
@@ -16,6 +17,7 @@ use std::io;
 use anyhow::{Context, Result};
 
 pub use address::Address;
+pub use card::{CardKind, NewCard};
 pub use link::{GROUP, Link, NewGateway, NewVeth, NewVxlan, gateway_peer};
 pub use route::Route;
 

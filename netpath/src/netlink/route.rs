@@ -315,6 +315,49 @@ impl Netlink {
             .with_context(|| format!("cannot replace the route to {destination}"))
     }
 
+    /// Adds a route by the device, and by a router if there is one, or puts it in the place of
+    /// the one to the same destination.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub async fn put_route(
+        &self,
+        index: u32,
+        destination: IpNet,
+        router: Option<IpAddr>,
+    ) -> Result<()> {
+        let (prefix, length) = (destination.network(), destination.prefix_len());
+        let message = match (prefix, router) {
+            (IpAddr::V4(prefix), None) => RouteMessageBuilder::<Ipv4Addr>::new()
+                .output_interface(index)
+                .destination_prefix(prefix, length)
+                .scope(RouteScope::Link)
+                .build(),
+            (IpAddr::V6(prefix), None) => RouteMessageBuilder::<Ipv6Addr>::new()
+                .output_interface(index)
+                .destination_prefix(prefix, length)
+                .build(),
+            (IpAddr::V4(prefix), Some(IpAddr::V4(router))) => {
+                RouteMessageBuilder::<Ipv4Addr>::new()
+                    .output_interface(index)
+                    .destination_prefix(prefix, length)
+                    .gateway(router)
+                    .build()
+            }
+            (IpAddr::V6(prefix), Some(IpAddr::V6(router))) => {
+                RouteMessageBuilder::<Ipv6Addr>::new()
+                    .output_interface(index)
+                    .destination_prefix(prefix, length)
+                    .gateway(router)
+                    .build()
+            }
+            _ => bail!("cannot add a route to {destination}: its router is of another family"),
+        };
+        let request = self.handle.route().add(message).replace();
+        let put = request.execute().await.map_err(to_io);
+        put.with_context(|| format!("cannot add a route to {destination}"))
+    }
+
     async fn add_route(&self, message: RouteMessage) -> io::Result<()> {
         self.handle
             .route()

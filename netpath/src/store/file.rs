@@ -9,7 +9,7 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow};
 use redb::{Database, DatabaseError, ReadableTable, StorageError};
 
-use super::{CONTAINERS, DENIED, IDS, LEASES, META, NETWORKS, SCHEMA};
+use super::{CARDS, CONTAINERS, DENIED, IDS, LEASES, META, NETWORKS, SCHEMA};
 use crate::problem::conflict;
 
 /// Opens the file, which is made if missing, and checks all of it.
@@ -118,6 +118,7 @@ fn prepare(path: &Path, database: &Database) -> Result<()> {
         transaction.open_table(LEASES).with_context(failed)?;
         transaction.open_table(DENIED).with_context(failed)?;
         transaction.open_table(IDS).with_context(failed)?;
+        transaction.open_table(CARDS).with_context(failed)?;
     }
     transaction.commit().with_context(failed)
 }

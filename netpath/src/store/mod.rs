@@ -30,6 +30,7 @@ pub use records::{
 };
 
 use crate::container::names;
+use crate::physical::record::CardRecord;
 use crate::problem::{conflict, not_found};
 
 /// Version of the file's layout.
@@ -42,6 +43,8 @@ const CONTAINERS: TableDefinition<&str, &[u8]> = TableDefinition::new("container
 const IDS: TableDefinition<&str, &str> = TableDefinition::new("ids");
 /// Denied prefix → seconds since 1970 when it was.
 const DENIED: TableDefinition<&str, u64> = TableDefinition::new("denied");
+/// Owner and interface → an interface that was added to somebody.
+const CARDS: TableDefinition<&str, &[u8]> = TableDefinition::new("cards");
 /// (network id, address) → container; 4 or 16 bytes of address in network order.
 const LEASES: TableDefinition<(u16, &[u8]), &str> = TableDefinition::new("leases");
 
@@ -258,6 +261,41 @@ impl Store {
         self.write(|transaction| {
             give_back(transaction, name)?;
             transaction.open_table(CONTAINERS)?.remove(name)?;
+            Ok(())
+        })
+    }
+
+    /// All cards, by owner and interface.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn cards(&self) -> Result<Vec<CardRecord>> {
+        self.all(CARDS)
+    }
+
+    /// One card by its key, if there.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn find_card(&self, key: &str) -> Result<Option<CardRecord>> {
+        self.find(CARDS, key)
+    }
+
+    /// Inserts or replaces a card.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub fn put_card(&self, card: &CardRecord) -> Result<()> {
+        self.write(|transaction| put(transaction, CARDS, &card.key(), card))
+    }
+
+    /// Removes a card by its key, if there.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub fn remove_card(&self, key: &str) -> Result<()> {
+        self.write(|transaction| {
+            transaction.open_table(CARDS)?.remove(key)?;
             Ok(())
         })
     }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::dns::options::NameOptions;
 use crate::ipam::Subnet;
 use crate::overlay::Peer;
+use crate::physical::record::Sharing;
 use crate::policy::Policy;
 use crate::problem::invalid;
 use crate::publish::{Binding, Opened, runs};
@@ -43,6 +44,11 @@ impl Driver {
         Self::Ipvlan,
         Self::Underlay,
     ];
+
+    /// Whether its containers share a card of the host.
+    pub fn shares_card(self) -> bool {
+        matches!(self, Self::Macvlan | Self::Ipvlan | Self::Underlay)
+    }
 
     /// As users write it.
     pub fn name(self) -> &'static str {
@@ -149,6 +155,12 @@ pub struct NetworkRecord {
     /// What it has of driver `overlay`.
     #[serde(default)]
     pub overlay: Option<OverlayRecord>,
+    /// It was asked for IPv6.
+    #[serde(default)]
+    pub ipv6: bool,
+    /// The card that its containers share, with drivers that share one.
+    #[serde(default)]
+    pub sharing: Option<Sharing>,
 }
 
 /// What is Docker's about a network.

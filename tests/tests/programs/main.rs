@@ -17,3 +17,4 @@ mod policy;
 mod published;
 mod sctp;
 mod siblings;
+mod underlay;

@@ -125,6 +125,7 @@ impl Agent {
                 asked.source, asked.destination
             )));
         };
+        self.refuse_wire([src, dst])?;
         if let Some(pretended) = pretended
             && pretended.is_ipv4() != dst.is_ipv4()
         {

@@ -15,6 +15,8 @@ use crate::ipam::{
     check_aside, choose_subnet, overlaps, parse_cidr, parse_range, plan, random_ula,
 };
 use crate::netlink::gateway_peer;
+use crate::physical;
+use crate::physical::record::Sharing;
 use crate::policy::{self, Options};
 use crate::problem::{conflict, invalid};
 use crate::store::{Driver, NetworkRecord};
@@ -43,6 +45,10 @@ impl Agent {
             Driver::Overlay => Some(overlay::plan(&mut pairs, &networks)?),
             _ => None,
         };
+        let card = match driver.shares_card() {
+            true => Some(physical::take(driver, &mut pairs)?),
+            false => None,
+        };
         let options = policy::parse(new.internal, &pairs)?;
         if networks.iter().any(|other| other.name == new.name) {
             return Err(conflict(format!(
@@ -50,14 +56,22 @@ impl Agent {
                 new.name
             )));
         }
-        let prefixes = self.choose_prefixes(&new, &options, &networks).await?;
+        let sharing = match &card {
+            Some(wanted) => Some(self.plan_sharing(driver, wanted).await?),
+            None => None,
+        };
+        let prefixes = self
+            .choose_prefixes(&new, &options, &networks, sharing.as_ref())
+            .await?;
         let ranges = new
             .ranges
             .iter()
             .map(|text| parse_range(text))
             .collect::<Result<Vec<_>>>()?;
         let policy = options.policy;
-        let isolated = |v4| policy.is_isolated(v4);
+        // The host is no gateway of a physical network, so there is none unless it is named.
+        let named = |v4: bool| new.gateways.iter().any(|gateway| gateway.is_ipv4() == v4);
+        let isolated = |v4| policy.is_isolated(v4) || sharing.is_some() && !named(v4);
         let subnets = plan(&prefixes, &ranges, &new.gateways, isolated)?;
         check_aside(&subnets, &new.aside)?;
         let has = |v4: bool| subnets.iter().any(|subnet| subnet.is_v4() == v4);
@@ -69,11 +83,23 @@ impl Agent {
                 "--mtu {flag} and option mtu={option} contradict each other"
             )));
         }
-        let wanted = new.mtu.or(options.mtu);
+        let parent_mtu = match &sharing {
+            Some(sharing) => self.mtu_of(sharing).await?,
+            None => None,
+        };
+        let wanted = new.mtu.or(options.mtu).or(parent_mtu);
         let mtu = match &overlay {
             Some(_) => self.overlay_mtu(wanted)?,
             None => wanted.unwrap_or_else(|| self.default_mtu()),
         };
+        if let (Some(parent_mtu), Some(sharing)) = (parent_mtu, &sharing)
+            && mtu > parent_mtu
+        {
+            return Err(invalid(format!(
+                "mtu {mtu} is out of range, the parent {} has {parent_mtu}",
+                sharing.parent
+            )));
+        }
         check_mtu(mtu, has(false))?;
         if let Some(device) = &options.device {
             self.check_device(device).await?;
@@ -86,12 +112,16 @@ impl Agent {
             id,
             subnets,
             mtu,
-            // Who names an MTU wants it everywhere; and neighbours on other hosts are on the link.
-            local_mtu: match &overlay {
-                Some(_) => mtu,
-                None => wanted.unwrap_or(LOCAL_MTU),
+            // Who names an MTU wants it everywhere; a wire has one anyway, and neighbours on other
+            // hosts are on the link.
+            local_mtu: match (&overlay, &sharing) {
+                (None, None) => wanted.unwrap_or(LOCAL_MTU),
+                _ => mtu,
             },
-            device: options.device.unwrap_or_else(|| format!("np-br{id}")),
+            device: match &sharing {
+                Some(sharing) => sharing.device.clone(),
+                None => options.device.unwrap_or_else(|| format!("np-br{id}")),
+            },
             ifindex: 0,
             mac: names::random_mac()?,
             created: now(),
@@ -109,6 +139,8 @@ impl Agent {
             interface_prefix: options.interface_prefix,
             overlay,
             docker: None,
+            ipv6: new.ipv6,
+            sharing,
         })
     }
 
@@ -118,16 +150,29 @@ impl Agent {
         new: &CreateNetwork,
         options: &Options,
         networks: &[NetworkRecord],
+        sharing: Option<&Sharing>,
     ) -> Result<Vec<IpNet>> {
         let mut prefixes = new
             .subnets
             .iter()
             .map(|text| parse_cidr(text))
             .collect::<Result<Vec<_>>>()?;
-        let (v4, v6) = families(new, options, &prefixes)?;
-        let routes = self.host_routes(networks).await?;
+        let (v4, mut v6) = families(new, options, &prefixes)?;
+        // On a card, routers may advertise IPv6 subnets.
+        v6 &= sharing.is_none();
+        // A physical network has the host's own subnet, as a rule.
+        let routes = match sharing {
+            Some(sharing) if !sharing.parent.is_empty() => Vec::new(),
+            _ => self.host_routes(networks).await?,
+        };
+        // Two cards, or two VLANs of one, may lead into networks with the same addresses.
+        let apart = |other: &NetworkRecord| match (sharing, &other.sharing) {
+            (Some(sharing), Some(theirs)) => sharing.parent != theirs.parent,
+            _ => false,
+        };
         let others: Vec<Taken> = networks
             .iter()
+            .filter(|other| !apart(other))
             .flat_map(|other| {
                 let prefixes = other.subnets.iter().map(|subnet| subnet.prefix);
                 prefixes.map(|prefix| (prefix, format!("of network {}", other.name)))
@@ -218,7 +263,9 @@ impl Agent {
         let links = self.netlink.links().await?;
         let routes = self.netlink.routes().await?;
         let addresses = self.netlink.addresses().await?;
-        let own_devices: Vec<u32> = networks.iter().map(|network| network.ifindex).collect();
+        // The card of a physical network is the host's own.
+        let own = networks.iter().filter(|network| network.sharing.is_none());
+        let own_devices: Vec<u32> = own.map(|network| network.ifindex).collect();
         let name_of = |index: u32| {
             let link = links.iter().find(|link| link.index == index);
             link.map(|link| format!(" on {}", link.name))
@@ -235,9 +282,9 @@ impl Agent {
             .filter(|route| route.is_unicast && !is_default(&route.destination))
             .filter(|route| !is_everywhere(&route.destination))
             .filter(|route| {
-                !networks
+                !own_devices
                     .iter()
-                    .any(|network| route.devices.contains(&network.ifindex))
+                    .any(|device| route.devices.contains(device))
             })
             .map(|route| {
                 let device = route.devices.first().copied().map(name_of);
@@ -252,7 +299,11 @@ impl Agent {
 /// [`Agent::make_network`].
 pub(super) fn check_driver(driver: Driver) -> Result<()> {
     match driver {
-        Driver::Bridge | Driver::Overlay => Ok(()),
+        Driver::Bridge
+        | Driver::Overlay
+        | Driver::Macvlan
+        | Driver::Ipvlan
+        | Driver::Underlay => Ok(()),
         other => Err(invalid(format!(
             "this netpath cannot make networks of driver {other}, leave out --driver or write \
              --driver bridge or --driver overlay"

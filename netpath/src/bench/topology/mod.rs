@@ -6,6 +6,7 @@
 //! * [`docker`]: docker0 with Docker's rules, in iptables and in nftables, without Docker
 //! * [`dockerd`]: a real Docker daemon
 //! * [`vxlan`]: the kernel's overlay
+//! * [`wire`]: containers on the wire of the host's card, ours among them
 //! * [`ours`] is netpath
 
 pub mod docker;
@@ -14,6 +15,7 @@ mod host;
 pub mod ours;
 pub mod plain;
 pub mod vxlan;
+pub mod wire;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -35,6 +37,8 @@ pub enum Path {
     Local,
     /// From container to container on another host.
     Overlay,
+    /// From a container on the wire of the host's card to a machine there.
+    Wire,
     /// From outside to the first or the last of many published ports.
     Scaling(u32, Which),
 }
@@ -56,6 +60,7 @@ impl fmt::Display for Path {
             Self::Published => f.write_str("outside-published"),
             Self::Local => f.write_str("host-published"),
             Self::Overlay => f.write_str("overlay"),
+            Self::Wire => f.write_str("container-wire"),
             Self::Scaling(ports, Which::First) => write!(f, "published-{ports}-first"),
             Self::Scaling(ports, Which::Last) => write!(f, "published-{ports}-last"),
         }

@@ -111,6 +111,11 @@ impl Agent {
         self.client.post("/v1/attach", &request)
     }
 
+    /// Its process.
+    pub fn take_service(&mut self) -> Option<Service> {
+        self.service.take()
+    }
+
     /// Connects a new namespace.
     fn container(
         &self,

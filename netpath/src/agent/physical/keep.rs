@@ -1,0 +1,156 @@
+//! What of physical networks and cards is to stay when an agent takes over, and what is to go
+//! when there is none any more.
+
+use anyhow::{Context as _, Result};
+
+use super::lease;
+use super::plug::in_runtime;
+use super::target::open_home;
+use crate::agent::Agent;
+use crate::agent::gateway::network_of;
+use crate::datapath::Keep;
+use crate::netlink::{GROUP, Link, Netlink, gateway_peer, netns};
+use crate::physical::record::{CardRecord, Home, Sharing};
+use crate::store::{ContainerRecord, Driver, NetworkRecord, Origin};
+
+impl Agent {
+    /// Names of the host's devices that cards have, and of those that netpath made to be shared.
+    pub(in crate::agent) fn card_devices(&self) -> Result<Vec<String>> {
+        let mut devices = Vec::new();
+        for card in self.store.cards()? {
+            devices.push(card.device);
+        }
+        for user in self.card_users()? {
+            if user.sharing.made {
+                devices.push(gateway_peer(&user.sharing.device));
+                devices.push(user.sharing.device);
+            }
+        }
+        Ok(devices)
+    }
+
+    /// Adds what belongs to cards and wires to what is to stay in the maps.
+    pub(in crate::agent) fn keep_cards(&self, keep: &mut Keep) -> Result<()> {
+        for user in self.card_users()? {
+            if user.driver == Driver::Underlay {
+                keep.parents.push(user.sharing.ifindex);
+            }
+        }
+        let cards = self.store.cards()?;
+        keep.cards.extend(cards.iter().map(|card| card.ifindex));
+        let networks = self.store.networks()?;
+        for endpoint in self.store.containers()?.iter().flat_map(|c| &c.endpoints) {
+            let network = network_of(endpoint, &networks);
+            if network.is_some_and(|network| network.driver == Driver::Underlay) {
+                keep.cards.push(endpoint.ifindex);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a store knows of cards.
+#[derive(Default)]
+pub(in crate::agent) struct KnownCards {
+    cards: Vec<CardRecord>,
+    sharings: Vec<(Driver, Sharing)>,
+    /// MAC addresses of containers on devices of the host, which are named.
+    macs: Vec<(String, [u8; 6])>,
+    /// Interfaces that the host does not see, in namespaces of somebody else.
+    inside: Vec<(Home, String)>,
+}
+
+impl KnownCards {
+    pub(in crate::agent) fn new(
+        cards: Vec<CardRecord>,
+        networks: &[NetworkRecord],
+        containers: &[ContainerRecord],
+    ) -> Self {
+        let mut known = Self::default();
+        for network in networks {
+            let Some(sharing) = network.sharing.clone() else {
+                continue;
+            };
+            for container in containers {
+                let Some(endpoint) = container.endpoint_in(&network.name) else {
+                    continue;
+                };
+                if sharing.kind(network.driver).is_none() {
+                    known.macs.push((sharing.device.clone(), endpoint.mac));
+                } else if let Origin::Attached { path, dev, ino } = &container.origin {
+                    let home = Home {
+                        path: path.clone(),
+                        dev: *dev,
+                        ino: *ino,
+                        process: None,
+                    };
+                    known.inside.push((home, endpoint.interface.clone()));
+                }
+            }
+            known.sharings.push((network.driver, sharing));
+        }
+        for card in &cards {
+            if card.sharing.kind(card.driver).is_none() {
+                known.macs.push((card.sharing.device.clone(), card.mac));
+            } else {
+                known
+                    .inside
+                    .push((card.home.clone(), card.interface.clone()));
+            }
+            known.sharings.push((card.driver, card.sharing.clone()));
+        }
+        known.cards = cards;
+        known
+    }
+
+    /// Whether it is a device of a card, or one that netpath made to be shared.
+    pub(in crate::agent) fn has(&self, link: &Link) -> bool {
+        let own = self.cards.iter().any(|card| card.device == link.name);
+        let made = self.sharings.iter().filter(|(_, sharing)| sharing.made);
+        own || made
+            .map(|(_, sharing)| &sharing.device)
+            .any(|device| *device == link.name)
+    }
+
+    /// Ends DHCP clients, removes interfaces from namespaces of others, and has the host's cards
+    /// accept no more than they did.
+    pub(in crate::agent) async fn remove(&self) -> Result<()> {
+        let netlink = Netlink::connect()?;
+        for client in self.cards.iter().filter_map(|card| card.client.as_ref()) {
+            lease::end(client);
+        }
+        for (home, interface) in &self.inside {
+            if let Some(netns) = open_home(home) {
+                netns::inside(netns::borrow(&netns), || {
+                    in_runtime(remove_inside(interface))
+                })?;
+            }
+        }
+        for (device, mac) in &self.macs {
+            if let Some(link) = netlink.link(device).await? {
+                netlink.refuse_mac(link.index, *mac).await?;
+            }
+        }
+        for (_, sharing) in &self.sharings {
+            let Some(link) = netlink.link(&sharing.device).await? else {
+                continue;
+            };
+            if sharing.promiscuous && link.is_promiscuous {
+                netlink.accept_everything(link.index, false).await?;
+            }
+            if sharing.allmulti && link.is_allmulti {
+                netlink.accept_multicast(link.index, false).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn remove_inside(name: &str) -> Result<()> {
+    let netlink = Netlink::connect()?;
+    let link = netlink.link(name).await.context("cannot look inside")?;
+    if link.is_some_and(|link| link.group == GROUP) {
+        netlink.delete_link(name).await?;
+    }
+    Ok(())
+}

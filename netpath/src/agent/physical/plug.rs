@@ -1,0 +1,264 @@
+//! A container's interface on a card of the host.
+
+use std::fs::File;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use anyhow::{Context as _, Result};
+
+use crate::agent::announce;
+use crate::agent::{Agent, blocking};
+use crate::datapath::CardSpec;
+use crate::netlink::{GROUP, Link, Netlink, NewCard, NewVeth, netns};
+use crate::physical::inside::{Announcement, Interface};
+use crate::physical::record::Sharing;
+use crate::problem::conflict;
+use crate::store::Driver;
+
+/// An interface, and where it is plugged in.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::agent) struct Plug<'a> {
+    /// Whose it is.
+    pub(in crate::agent) owner: &'a str,
+    /// Who carries its packets.
+    pub(in crate::agent) driver: Driver,
+    /// On which card.
+    pub(in crate::agent) sharing: &'a Sharing,
+    /// Its name in the container.
+    pub(in crate::agent) interface: &'a str,
+    /// Name of the host-side veth, if the driver has one.
+    pub(in crate::agent) device: &'a str,
+    /// Its MAC address.
+    pub(in crate::agent) mac: [u8; 6],
+    /// Largest packet in bytes.
+    pub(in crate::agent) mtu: u32,
+    /// Its IPv4 address, if we know it.
+    pub(in crate::agent) addr4: Option<Ipv4Addr>,
+    /// Its IPv6 address, if we know it.
+    pub(in crate::agent) addr6: Option<Ipv6Addr>,
+    /// Somebody else gives it addresses of a family (IPv4, IPv6).
+    pub(in crate::agent) any_source: (bool, bool),
+}
+
+/// A plug that is in.
+pub(in crate::agent) struct Plugged {
+    /// Index of the host-side veth; 0 if there is none.
+    pub(in crate::agent) ifindex: u32,
+    /// MAC address of the interface: some modes have the card's.
+    pub(in crate::agent) mac: [u8; 6],
+}
+
+impl Agent {
+    /// Makes an interface in a namespace, and sets it up there.
+    ///
+    /// # Errors
+    /// A sentence; [`Self::unplug`] removes what is half made.
+    pub(in crate::agent) async fn plug(
+        &self,
+        plug: &Plug<'_>,
+        netns: &File,
+        interface: Interface,
+    ) -> Result<Plugged> {
+        let parent = self.parent_of(plug).await?;
+        let mut plugged = Plugged {
+            ifindex: 0,
+            mac: plug.mac,
+        };
+        match plug.sharing.kind(plug.driver) {
+            Some(kind) => {
+                let new = NewCard {
+                    name: plug.interface,
+                    parent: parent.index,
+                    netns: netns::borrow(netns),
+                    mac: plug.mac,
+                    mtu: plug.mtu,
+                    kind,
+                };
+                if let Err(error) = self.netlink.add_card(&new).await {
+                    return Err(refusal(plug, error));
+                }
+            }
+            None => {
+                let new = NewVeth {
+                    name: plug.device,
+                    peer_netns: netns::borrow(netns),
+                    peer_name: plug.interface,
+                    peer_mac: plug.mac,
+                    mtu: plug.mtu,
+                    local_mtu: plug.mtu,
+                };
+                self.netlink.add_veth(&new).await?;
+                let alias = format!("netpath container {}", plug.owner);
+                plugged.ifindex = self.prepare_host_end(plug.device, &alias).await?;
+                self.netlink.accept_mac(parent.index, plug.mac).await?;
+                self.add_plug(plug, plugged.ifindex, &parent)?;
+            }
+        }
+        let name = plug.interface;
+        plugged.mac = blocking(|| {
+            netns::inside(netns::borrow(netns), || {
+                in_runtime(async {
+                    interface.configure().await?;
+                    let link = Netlink::connect()?.link(name).await?;
+                    Ok(link.and_then(|link| link.mac).unwrap_or(plug.mac))
+                })
+            })
+        })
+        .with_context(|| format!("cannot set up {name} of {}", plug.owner))?;
+        self.announce_on_wire(plug, plugged.mac, netns)?;
+        Ok(plugged)
+    }
+
+    /// Puts an interface that is there into the maps.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(in crate::agent) fn add_plug(
+        &self,
+        plug: &Plug<'_>,
+        ifindex: u32,
+        parent: &Link,
+    ) -> Result<()> {
+        let parent_mac = parent
+            .mac
+            .with_context(|| format!("{} has no MAC address", parent.name))?;
+        let spec = CardSpec {
+            ifindex,
+            parent: parent.index,
+            parent_mac,
+            vlan: plug.sharing.vlan,
+            mac: plug.mac,
+            addr4: plug.addr4,
+            addr6: plug.addr6,
+            link_local: Some(link_local(plug.mac)),
+            any_source: plug.any_source,
+        };
+        self.with_datapath(|datapath| datapath.add_card(&spec))
+    }
+
+    /// Removes all of an interface that there may be.
+    ///
+    /// # Errors
+    /// The kernel's; what was never made or is gone already is fine.
+    pub(in crate::agent) async fn unplug(
+        &self,
+        plug: &Plug<'_>,
+        ifindex: u32,
+        netns: Option<&File>,
+    ) -> Result<()> {
+        if plug.sharing.kind(plug.driver).is_some() {
+            let Some(netns) = netns else { return Ok(()) };
+            let name = plug.interface;
+            return blocking(|| {
+                netns::inside(netns::borrow(netns), || {
+                    in_runtime(async {
+                        let netlink = Netlink::connect()?;
+                        let link = netlink.link(name).await?;
+                        // A device of this name that is somebody else's stays.
+                        if link.is_some_and(|link| link.group == GROUP) {
+                            netlink.delete_link(name).await?;
+                        }
+                        Ok(())
+                    })
+                })
+            });
+        }
+        // An agent that was killed did not write down the index.
+        let ours = self.netlink.link(plug.device).await?;
+        let ours = ours.filter(Link::is_ours);
+        let index = ours.as_ref().map_or(ifindex, |link| link.index);
+        if index != 0 {
+            self.with_datapath(|datapath| datapath.remove_card(index))?;
+        }
+        if let Some(parent) = self.netlink.link(&plug.sharing.device).await? {
+            self.netlink.refuse_mac(parent.index, plug.mac).await?;
+        }
+        if ours.is_some() {
+            self.netlink.delete_link(plug.device).await?;
+        }
+        Ok(())
+    }
+
+    /// The device that a plug goes into; it must be up.
+    async fn parent_of(&self, plug: &Plug<'_>) -> Result<Link> {
+        let device = &plug.sharing.device;
+        let parent = self.netlink.link(device).await?;
+        match parent {
+            Some(parent) if parent.is_up => Ok(parent),
+            Some(_) => Err(conflict(format!(
+                "the parent {device} is down, set it up first (\"ip link set {device} up\")"
+            ))),
+            None => Err(conflict(format!(
+                "the parent {device} is gone, plug it in again or remove the network"
+            ))),
+        }
+    }
+
+    /// Tells the neighbours on the wire; nobody waits for it.
+    fn announce_on_wire(&self, plug: &Plug<'_>, mac: [u8; 6], netns: &File) -> Result<()> {
+        let addresses = plug.addr4.map(IpAddr::V4);
+        let addresses = addresses.into_iter().chain(plug.addr6.map(IpAddr::V6));
+        let announcement = Announcement {
+            interface: plug.interface.to_owned(),
+            frames: announce::frames(mac, addresses),
+        };
+        if announcement.frames.is_empty() {
+            return Ok(());
+        }
+        let (netns, owner) = (netns.try_clone()?, plug.owner.to_owned());
+        tokio::task::spawn_blocking(move || {
+            let told = netns::inside(netns::borrow(&netns), || {
+                let socket = announce::packet_socket().context("cannot make a packet socket")?;
+                announcement.tell(|index, frame| announce::send(&socket, index, frame))
+            });
+            if let Err(error) = told {
+                log::debug!("{owner} is not announced any more: {error:#}");
+            }
+        });
+        Ok(())
+    }
+}
+
+/// What the kernel's refusal means.
+fn refusal(plug: &Plug<'_>, error: anyhow::Error) -> anyhow::Error {
+    let code = error
+        .chain()
+        .find_map(|cause| cause.downcast_ref::<std::io::Error>()?.raw_os_error());
+    let device = &plug.sharing.device;
+    match code {
+        Some(libc::EINVAL | libc::EBUSY) if plug.sharing.is_exclusive() => conflict(format!(
+            "the parent {device} has a container already, and with macvlan_mode=passthru it \
+             is for one"
+        )),
+        Some(libc::EBUSY) => conflict(format!(
+            "the parent {device} is used by another device of the host (a bridge, or macvlan \
+             beside ipvlan), choose another parent"
+        )),
+        Some(libc::EADDRINUSE) => conflict(format!(
+            "another interface on {device} has this MAC address, choose another"
+        )),
+        Some(libc::EEXIST) => conflict(format!(
+            "{} has an interface {} already, choose another name with --interface",
+            plug.owner, plug.interface
+        )),
+        _ => error,
+    }
+}
+
+/// To be called on a thread inside a namespace.
+pub(super) fn in_runtime<T>(action: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+        .context("cannot start a runtime")?
+        .block_on(action)
+}
+
+/// The link-local address that the kernel makes of a MAC address (EUI-64).
+pub(super) fn link_local(mac: [u8; 6]) -> Ipv6Addr {
+    let [a, b, c, d, e, f] = mac;
+    let (high, low) = ([a ^ 2, b, c, 0xff], [0xfe, d, e, f]);
+    let mut octets = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    octets[8..12].copy_from_slice(&high);
+    octets[12..].copy_from_slice(&low);
+    octets.into()
+}

@@ -1,0 +1,99 @@
+//! Containers on the wire of the host's card: by netpath's programs, in a bridge that the card is
+//! enslaved to, and by the kernel's macvlan.
+
+use anyhow::Result;
+
+use super::super::namespace::Namespace;
+use super::super::site::Site;
+use super::host::{Host, OUTSIDE, UPLINK};
+use super::ours::{Agent, NETPATH};
+use super::{Ends, Path, Variant};
+use crate::api::types::{Attach, Connect, Container, CreateNetwork, Join, Network};
+
+/// The container's address on the wire.
+const CONTAINER: [u8; 4] = [192, 0, 2, 10];
+
+fn variant(name: &str, what: &str, container: &Namespace, host: &Host) -> Variant {
+    let mut variant = Variant::new(name, what);
+    let ends = Ends::direct(container, &host.outside, OUTSIDE);
+    variant.paths.insert(Path::Wire, ends);
+    variant.host = Some(host.host.clone());
+    variant
+}
+
+/// Driver `underlay`.
+pub fn underlay(site: &Site) -> Result<Variant> {
+    let name = format!("{NETPATH}.wire");
+    let mut agent = Agent::start(site, &name)?;
+    let container = site.namespace(&format!("{name}.c1"))?;
+    let network = CreateNetwork {
+        name: "lan".into(),
+        driver: Some("underlay".into()),
+        subnets: vec!["192.0.2.0/24".into()],
+        options: [("parent".to_owned(), UPLINK.to_owned())].into(),
+        ..CreateNetwork::default()
+    };
+    let _: Network = agent.client.post("/v1/networks", &network)?;
+    let attach = Attach {
+        connect: Connect {
+            name: Some("c1".into()),
+            networks: vec![Join {
+                network: "lan".into(),
+                ip: Some(CONTAINER.into()),
+                ..Join::default()
+            }],
+            ..Connect::default()
+        },
+        netns: Some(container.path().to_owned()),
+        ..Attach::default()
+    };
+    let _: Container = agent.client.post("/v1/attach", &attach)?;
+    let host = Host {
+        host: agent.host.clone(),
+        outside: agent.outside.clone(),
+    };
+    let what = "netpath: an address of the card's own network, by programs on the card";
+    let mut variant = variant(NETPATH, what, &container, &host);
+    variant.services.extend(agent.take_service());
+    Ok(variant)
+}
+
+/// A bridge with the card in it, and the host's address moved to it.
+pub fn bridge(site: &Site) -> Result<Variant> {
+    let name = "bridge+card";
+    let host = Host::new(site, name)?;
+    let container = site.namespace(&format!("{name}.c1"))?;
+    let inside = container.path().display();
+    host.host.ip(&format!(
+        "link add br0 type bridge forward_delay 0
+         addr flush dev {UPLINK}
+         link set {UPLINK} master br0
+         link set br0 up
+         addr add 192.0.2.1/24 dev br0
+         link add veth1 type veth peer name eth0 netns {inside}
+         link set veth1 master br0 up"
+    ))?;
+    up(&container)?;
+    let what = "a Linux bridge that the card is a port of; no firewall";
+    Ok(variant(name, what, &container, &host))
+}
+
+/// The kernel's macvlan, in mode bridge.
+pub fn macvlan(site: &Site) -> Result<Variant> {
+    let name = "macvlan";
+    let host = Host::new(site, name)?;
+    let container = site.namespace(&format!("{name}.c1"))?;
+    let inside = container.path().display();
+    host.host.ip(&format!(
+        "link add link {UPLINK} name eth0 netns {inside} type macvlan mode bridge"
+    ))?;
+    up(&container)?;
+    let what = "the kernel's macvlan on the card, in mode bridge";
+    Ok(variant(name, what, &container, &host))
+}
+
+fn up(container: &Namespace) -> Result<()> {
+    container.ip("addr add 192.0.2.10/24 dev eth0
+         link set eth0 up")?;
+    Ok(())
+}

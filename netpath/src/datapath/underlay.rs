@@ -1,0 +1,164 @@
+//! Cards on the wire of a device of the host: see [`netpath_common::underlay`].
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use anyhow::{Result, bail};
+use netpath_common::addr::Mac;
+use netpath_common::underlay::{
+    ANY_SOURCE4, ANY_SOURCE6, Card, CardMac, MAX_MEMBERS, SegmentPlace,
+};
+
+use super::{Datapath, Hook, attach, optional};
+
+/// A container's interface on a wire of the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CardSpec {
+    /// Host-side veth, up; the peer is in the container's namespace.
+    pub ifindex: u32,
+    /// The device whose wire it shares.
+    pub parent: u32,
+    /// MAC address of that device.
+    pub parent_mac: [u8; 6],
+    /// The VLAN; 0 for frames without a tag.
+    pub vlan: u16,
+    /// MAC address of the container's interface.
+    pub mac: [u8; 6],
+    /// Its IPv4 address, the only one that it may send from.
+    pub addr4: Option<Ipv4Addr>,
+    /// Its IPv6 address, beside the link-local one the only one that it may send from.
+    pub addr6: Option<Ipv6Addr>,
+    /// Its IPv6 link-local address.
+    pub link_local: Option<Ipv6Addr>,
+    /// It may send from any address of a family (IPv4, IPv6): who gave it one did not tell us.
+    pub any_source: (bool, bool),
+}
+
+impl Datapath {
+    /// Attaches the programs of a wire that containers share to its device. Attaching twice is
+    /// fine.
+    ///
+    /// # Errors
+    /// If there is no such device.
+    pub fn add_parent(&mut self, ifindex: u32) -> Result<()> {
+        for hook in [Hook::WireIn, Hook::WireOut] {
+            attach::attach(&mut self.programs, &self.bpffs, hook, ifindex)?;
+        }
+        Ok(())
+    }
+
+    /// Detaches them.
+    ///
+    /// # Errors
+    /// If the kernel refuses; what is gone already is fine.
+    pub fn remove_parent(&mut self, ifindex: u32) -> Result<()> {
+        for hook in [Hook::WireIn, Hook::WireOut] {
+            attach::detach(&self.bpffs, hook, ifindex)?;
+        }
+        Ok(())
+    }
+
+    /// Adds a card, or takes it over.
+    ///
+    /// # Errors
+    /// If the device is missing, the segment has [`MAX_MEMBERS`] already, or the kernel refuses.
+    pub fn add_card(&mut self, spec: &CardSpec) -> Result<()> {
+        let flag = |set: bool, bit: u8| if set { bit } else { 0 };
+        let card = Card {
+            addr4: optional(spec.addr4),
+            addr6: optional(spec.addr6),
+            link_local: optional(spec.link_local),
+            parent: spec.parent,
+            vlan: spec.vlan,
+            mac: Mac::new(spec.mac),
+            parent_mac: Mac::new(spec.parent_mac),
+            flags: flag(spec.any_source.0, ANY_SOURCE4) | flag(spec.any_source.1, ANY_SOURCE6),
+            reserved: [0; 5],
+        };
+        let others = self.members(spec.parent, spec.vlan)?;
+        if others
+            .iter()
+            .filter(|other| **other != spec.ifindex)
+            .count()
+            >= MAX_MEMBERS as usize
+        {
+            bail!("this segment has {MAX_MEMBERS} containers already");
+        }
+        let attached = self
+            .tables
+            .cards
+            .insert(spec.ifindex, card)
+            .and_then(|()| self.tables.card_macs.insert(key(&card), spec.ifindex))
+            .and_then(|()| {
+                attach::attach(&mut self.programs, &self.bpffs, Hook::Card, spec.ifindex)
+            })
+            .and_then(|()| self.write_segment(spec.parent, spec.vlan));
+        if attached.is_err() {
+            self.remove_card(spec.ifindex)?;
+        }
+        attached
+    }
+
+    /// Removes a card.
+    ///
+    /// # Errors
+    /// If the kernel refuses; what is gone already is fine.
+    pub fn remove_card(&mut self, ifindex: u32) -> Result<()> {
+        if let Some(card) = self.tables.cards.get(&ifindex)? {
+            self.tables.cards.remove(&ifindex)?;
+            let key = key(&card);
+            // The MAC address may have a new owner already.
+            if self.tables.card_macs.get(&key)? == Some(ifindex) {
+                self.tables.card_macs.remove(&key)?;
+            }
+            self.write_segment(card.parent, card.vlan)?;
+        }
+        attach::detach(&self.bpffs, Hook::Card, ifindex)
+    }
+
+    /// Removes all cards but these.
+    pub(super) fn retain_cards(&mut self, keep: &[u32]) -> Result<()> {
+        let cards: Vec<u32> = self.tables.cards.keys()?;
+        for ifindex in cards.into_iter().filter(|i| !keep.contains(i)) {
+            self.remove_card(ifindex)?;
+        }
+        Ok(())
+    }
+
+    fn members(&self, parent: u32, vlan: u16) -> Result<Vec<u32>> {
+        let on_segment = |card: &Card| (card.parent, card.vlan) == (parent, vlan);
+        let cards = self.tables.cards.iter()?;
+        let mut members: Vec<u32> = cards
+            .filter(|(_, card)| on_segment(card))
+            .map(|(ifindex, _)| ifindex)
+            .collect();
+        members.sort_unstable();
+        Ok(members)
+    }
+
+    /// Writes the list of a segment's members. Places come before their number, so that none is
+    /// empty whenever the programs look.
+    fn write_segment(&mut self, parent: u32, vlan: u16) -> Result<()> {
+        let members = self.members(parent, vlan)?;
+        let segments = &mut self.tables.segments;
+        for (place, member) in (1..).zip(&members) {
+            segments.insert(SegmentPlace::member(parent, vlan, place), member)?;
+        }
+        let count = SegmentPlace::count(parent, vlan);
+        let before = segments.get(&count)?.unwrap_or(0);
+        let now = u32::try_from(members.len())?;
+        if now == 0 {
+            segments.remove(&count)?;
+        } else {
+            segments.insert(count, now)?;
+        }
+        for place in now + 1..=before {
+            let place = u16::try_from(place)?;
+            segments.remove(&SegmentPlace::member(parent, vlan, place))?;
+        }
+        Ok(())
+    }
+}
+
+fn key(card: &Card) -> CardMac {
+    CardMac::new(card.parent, card.vlan, card.mac.words())
+}
