@@ -18,8 +18,7 @@ use tokio::net::UnixListener;
 
 use super::types::{
     AddTunnel, Attach, AttachCard, CreateContainer, CreateNetwork, Deny, ErrorBody, Exited,
-    Explain, Join,
-    Started, Stop, Watch,
+    Explain, Join, Started, Stop, Watch,
 };
 use crate::agent::Agent;
 use crate::problem::{Kind, invalid, kind_of};

@@ -10,6 +10,7 @@ use crate::datapath::gate;
 use crate::dns::options::Wishes;
 use crate::policy::Policy;
 use crate::publish::{Binding, Opened};
+use crate::store::Driver;
 
 /// `GET /v1/status`
 #[derive(Clone, Debug, Serialize, Deserialize)]

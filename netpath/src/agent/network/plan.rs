@@ -299,11 +299,9 @@ impl Agent {
 /// [`Agent::make_network`].
 pub(super) fn check_driver(driver: Driver) -> Result<()> {
     match driver {
-        Driver::Bridge
-        | Driver::Overlay
-        | Driver::Macvlan
-        | Driver::Ipvlan
-        | Driver::Underlay => Ok(()),
+        Driver::Bridge | Driver::Overlay | Driver::Macvlan | Driver::Ipvlan | Driver::Underlay => {
+            Ok(())
+        }
         other => Err(invalid(format!(
             "this netpath cannot make networks of driver {other}, leave out --driver or write \
              --driver bridge or --driver overlay"
