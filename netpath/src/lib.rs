@@ -8,6 +8,7 @@ pub mod agent;
 pub mod api;
 pub mod bench;
 pub mod cli;
+pub mod cluster;
 pub mod container;
 pub mod datapath;
 pub mod dns;

@@ -3,6 +3,7 @@
 pub mod command;
 pub mod dns;
 pub mod docker;
+pub mod etcd;
 pub mod fuzz;
 pub mod inside;
 pub mod lab;

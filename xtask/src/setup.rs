@@ -19,8 +19,9 @@ const MIN_KERNEL: (u32, u32) = (6, 6);
 /// What a mount may take; it is a system call, but sudo and its PAM modules come first.
 const MOUNT_LIMIT: Duration = Duration::from_secs(20);
 
-/// A program that the product's run time, the demonstration or the tests call, and the packages
-/// that have it: the first one that the distribution knows is installed.
+/// A program that the product's run time, the demonstration or the tests call (or a file, by its
+/// whole path), and the packages that have it: the first one that the distribution knows is
+/// installed.
 struct Tool {
     program: &'static str,
     packages: &'static [&'static str],
@@ -58,13 +59,25 @@ const TOOLS: &[Tool] = &[
     tool("docker", &["docker-cli", "docker.io"]),
     tool("docker-compose", &["docker-compose"]),
     tool("musl-gcc", &["musl-tools"]),
+    // The protocol of etcd is compiled as netpath is built; the second is a part of it.
+    tool("protoc", &["protobuf-compiler"]),
+    tool(
+        "/usr/include/google/protobuf/descriptor.proto",
+        &["libprotobuf-dev"],
+    ),
+    // For the tests; the agent needs one somewhere only for networks of several hosts.
+    tool("etcd", &["etcd-server"]),
+    tool("etcdctl", &["etcd-client"]),
 ];
 
 /// Services of packages that are installed for the tests only.
-const SERVICES: &[(&str, &[&str])] = &[(
-    "dockerd",
-    &["docker.socket", "docker.service", "containerd.service"],
-)];
+const SERVICES: &[(&str, &[&str])] = &[
+    (
+        "dockerd",
+        &["docker.socket", "docker.service", "containerd.service"],
+    ),
+    ("etcd", &["etcd.service"]),
+];
 
 /// How much to say.
 #[derive(Clone, Copy, PartialEq, Eq)]

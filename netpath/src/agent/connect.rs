@@ -60,7 +60,7 @@ impl Agent {
         join: &Join,
     ) -> Result<()> {
         let there = blocking(|| netns::inside(netns::borrow(netns), interfaces))?;
-        let mut endpoint = self.plan_endpoint(&before, &network, join, &there)?;
+        let mut endpoint = self.plan_endpoint(&before, &network, join, &there).await?;
         let source = self.plan_device(&mut endpoint, &network, false).await?;
         let mut record = before.clone();
         let place = record.endpoints.len();

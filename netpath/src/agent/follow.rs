@@ -21,6 +21,7 @@ impl Agent {
         for name in &self.settings.uplinks {
             self.look_at_uplink(name, &links, &addresses)?;
         }
+        self.tell_address();
         let mut host: Vec<(IpAddr, u32)> = addresses
             .iter()
             .filter(|address| address.is_global)

@@ -8,6 +8,8 @@
 //! * `docker`: Docker's networks and endpoints
 //! * `deny`: whom the uplinks do not let in; `events`: those who watch; `explain`: what would
 //!   become of a packet
+//! * `cluster`: what the nodes of a cluster tell each other; `global`: its networks; `flannel`:
+//!   networks of flannel
 //! * `overlay`: networks that reach across hosts; `tunnel`: where users say which
 //! * `endpoint`: the kernel state of containers' interfaces; `inside`: what is done in their
 //!   namespaces; `announce`: tells their neighbours
@@ -27,6 +29,7 @@
 
 mod announce;
 mod attach;
+mod cluster;
 mod connect;
 mod container;
 mod deny;
@@ -35,8 +38,10 @@ mod endpoint;
 mod events;
 mod explain;
 mod files;
+mod flannel;
 mod follow;
 mod gateway;
+mod global;
 mod inside;
 pub mod lock;
 mod names;
@@ -74,12 +79,15 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch as watch_channel;
 
 use crate::api::server;
+use crate::cluster::Cluster;
+use crate::cluster::etcd::Access;
 use crate::datapath::gate::Gate;
 use crate::datapath::{Datapath, DatapathOptions, cgroup};
 use crate::netlink::{Netlink, monitor};
 use crate::publish::{EphemeralPorts, Reservation};
 use crate::store::Store;
 use events::Watchers;
+use flannel::Memberships;
 use lock::Locks;
 use names::Names;
 use settings::Settings;
@@ -109,6 +117,12 @@ pub struct Agent {
     /// Uplinks as they were last seen, for `status`.
     uplinks: Mutex<BTreeMap<String, Option<Uplink>>>,
     spares: Spares,
+    /// This node's part in a cluster.
+    cluster: Option<Arc<Cluster>>,
+    /// How the cluster's store is reached.
+    access: Option<Access>,
+    /// Its parts in networks of flannel.
+    memberships: Mutex<Memberships>,
     /// Tunnels to other hosts.
     tunnels: Mutex<crate::overlay::State>,
     /// The server that containers ask for names.
@@ -165,6 +179,7 @@ pub async fn run(settings: Settings) -> Result<()> {
     let server = tokio::spawn(server::serve(listener, agent.clone()));
     tokio::spawn(agent.clone().keep_up(monitor::watch()?));
     tokio::spawn(agent.clone().keep_clean());
+    tokio::spawn(agent.clone().keep_cluster());
     tokio::spawn(agent.clone().keep_spares());
     tokio::spawn(agent.clone().keep_names());
     agent.clone().show_programs_log()?;
@@ -240,6 +255,7 @@ impl Agent {
         }
         lock::raise_file_limit();
         let store = Store::open(&settings.state_dir)?;
+        let (cluster, access) = cluster::open(&settings, &store)?.unzip();
         let options = DatapathOptions {
             bpffs: settings.bpffs.clone(),
             max_flows: settings.max_flows,
@@ -272,6 +288,9 @@ impl Agent {
             changes: watch_channel::Sender::new(0),
             uplinks: Mutex::new(uplinks),
             spares: Spares::default(),
+            cluster,
+            access: access.clone(),
+            memberships: Mutex::default(),
             tunnels: Mutex::default(),
             names: Names::default(),
             gates: Mutex::default(),
@@ -280,6 +299,10 @@ impl Agent {
             _locks: locks,
         });
         agent.reconcile().await?;
+        if let Some(access) = access {
+            agent.join_cluster(access).await?;
+            agent.resume_memberships()?;
+        }
         agent.make_default_network().await;
         agent.serve_own_processes();
         agent.restore_names();

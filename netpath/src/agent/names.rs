@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 
 use super::network::DEFAULT_NETWORK;
 use super::{Agent, blocking};
+use crate::cluster::state::RemoteName;
 use crate::dns::client::Link;
 use crate::dns::control::{Change, Report};
 use crate::dns::tables::{Client, Forward, Membership, Place};
@@ -35,6 +36,8 @@ struct Known {
     exchanging: bool,
     /// Something failed: all is to be told again.
     stale: bool,
+    /// Containers on other hosts, by network.
+    remotes: HashMap<u16, Vec<Client>>,
 }
 
 impl Names {
@@ -77,6 +80,34 @@ impl Agent {
     /// is to be sent to it any more, and the server's sockets keep its namespace alive.
     pub(super) fn unname_container(&self, name: &str) {
         let told = blocking(|| self.untell(&mut self.names.lock(), name));
+        self.note(told);
+    }
+
+    /// Tells the server of the containers that other hosts have in a network.
+    pub(super) fn name_remotes(&self, network: &NetworkRecord, names: Vec<RemoteName>) {
+        let clients: Vec<Client> = names
+            .into_iter()
+            .map(|remote| remote_client(network, remote))
+            .collect();
+        let told = blocking(|| {
+            let mut known = self.names.lock();
+            let before = known.remotes.insert(network.id, clients.clone());
+            let before = before.unwrap_or_default();
+            let gone = before
+                .iter()
+                .filter(|old| clients.iter().all(|client| client.name != old.name))
+                .map(|old| old.name.clone())
+                .collect();
+            let put = clients
+                .into_iter()
+                .filter(|client| !before.contains(client));
+            let put: Vec<Client> = put.collect();
+            match known.link {
+                // Whoever is told of next is told of these as well.
+                None => Ok(()),
+                Some(_) => self.tell(&mut known, put, gone),
+            }
+        });
         self.note(told);
     }
 
@@ -134,9 +165,10 @@ impl Agent {
         };
         known.rows.clear();
         if let Some(mut link) = link {
+            let remotes = known.remotes.values().flatten().cloned();
             let report = link.change(Change {
                 reset: true,
-                put: clients,
+                put: clients.into_iter().chain(remotes).collect(),
                 remove: Vec::new(),
                 resolv_conf: self.settings.resolv_conf.clone(),
             })?;
@@ -203,6 +235,22 @@ impl Agent {
 }
 
 /// What the server is told about a container; `None` if it has no names.
+/// A container of another host, as the server for names wants it.
+fn remote_client(network: &NetworkRecord, remote: RemoteName) -> Client {
+    let names = std::iter::once(remote.name.clone()).chain(remote.aliases);
+    Client {
+        // Containers have no slash in their names, so nobody here is called so.
+        name: format!("{}/{}/{}", network.name, remote.node, remote.name),
+        networks: vec![Membership {
+            id: network.id,
+            network: network.name.clone(),
+            names: names.collect(),
+            addresses: remote.addresses,
+        }],
+        ..Client::default()
+    }
+}
+
 fn client(
     agent: &Agent,
     known: &Known,

@@ -54,7 +54,11 @@ impl Agent {
         held: &mut Held,
         new: CreateNetwork,
     ) -> Result<NetworkRecord> {
+        if let Some(record) = self.create_shared(held, &new).await? {
+            return Ok(record);
+        }
         let record = self.plan_network(new).await?;
+        self.check_beside_cluster(&record)?;
         self.finish_network(held, record).await
     }
 
@@ -90,7 +94,7 @@ impl Agent {
     pub(super) async fn make_network(&self, record: &mut NetworkRecord) -> Result<()> {
         match record.driver {
             Driver::Bridge => self.make_bridge(record).await,
-            Driver::Overlay => {
+            Driver::Overlay | Driver::Flannel => {
                 self.make_bridge(record).await?;
                 self.make_overlay(record).await
             }
@@ -192,13 +196,7 @@ impl Agent {
         }
         let record = self.store.network(name)?;
         docker::check_is_ours(&record)?;
-        let users: Vec<String> = self
-            .store
-            .containers()?
-            .into_iter()
-            .filter(|container| container.endpoint_in(name).is_some())
-            .map(|container| container.name)
-            .collect();
+        let users = self.users_of(name)?;
         if !users.is_empty() {
             return Err(conflict(format!(
                 "network {name} is in use by {}, remove {} first",
@@ -206,9 +204,17 @@ impl Agent {
                 if users.len() == 1 { "it" } else { "them" }
             )));
         }
+        self.remove_shared(&held, &record).await?;
         self.unmake_network(&record).await?;
         log::info!("network {name} is gone");
         self.look_around(&mut held).await
+    }
+
+    /// The containers that are in a network.
+    pub(super) fn users_of(&self, name: &str) -> Result<Vec<String>> {
+        let containers = self.store.containers()?.into_iter();
+        let users = containers.filter(|container| container.endpoint_in(name).is_some());
+        Ok(users.map(|container| container.name).collect())
     }
 
     /// The network of a request; the default one is made if it could not be made at the start.
@@ -225,7 +231,11 @@ impl Agent {
             };
             return self.create_network_held(held, new).await;
         }
-        let network = self.store.network(&self.network_name(wanted)?)?;
+        let name = match self.network_name(wanted) {
+            Ok(name) => name,
+            Err(error) => return self.adopt(held, wanted).await?.ok_or(error),
+        };
+        let network = self.store.network(&name)?;
         docker::check_is_ours(&network)?;
         Ok(network)
     }

@@ -49,7 +49,7 @@ impl Agent {
                 if self.store.networks()?.len() > known {
                     made = Some(network.clone());
                 }
-                let endpoint = self.plan_endpoint(record, &network, join, there)?;
+                let endpoint = self.plan_endpoint(record, &network, join, there).await?;
                 record.endpoints.push(endpoint);
             }
             record.publish.clone_from(&connect.publish);
@@ -98,7 +98,7 @@ impl Agent {
     }
 
     /// Finds an interface, a MAC address and addresses for a container in one more network.
-    pub(super) fn plan_endpoint(
+    pub(super) async fn plan_endpoint(
         &self,
         record: &ContainerRecord,
         network: &NetworkRecord,
@@ -136,7 +136,11 @@ impl Agent {
             options: join.options.clone(),
             ..EndpointRecord::default()
         };
-        for address in self.plan_addresses(network.clone(), join)? {
+        let (mut network, mut join) = (network.clone(), join.clone());
+        let Join { ip, ip6, .. } = &mut join;
+        self.claim_addresses(&mut network, &record.name, ip, ip6)
+            .await?;
+        for address in self.plan_addresses(network, &join)? {
             match address {
                 IpAddr::V4(address) => endpoint.addr4 = Some(address),
                 IpAddr::V6(address) => endpoint.addr6 = Some(address),

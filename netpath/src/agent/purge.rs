@@ -58,6 +58,10 @@ pub fn purge(settings: &Settings) -> Result<Vec<String>> {
     }
     end_supervisors(containers);
     remove_devices(known.as_ref(), &mut removed)?;
+    let networks = known.as_ref().map_or(&[][..], |known| &known.networks);
+    for flannel in networks.iter().filter_map(|n| n.flannel.as_ref()) {
+        remove_path(&flannel.subnet_file, &mut removed)?;
+    }
     for path in &namespaces {
         netns::remove(path)?;
         removed.push(format!("namespace {}", path.display()));

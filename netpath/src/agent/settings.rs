@@ -9,6 +9,7 @@ use netpath_common::config::{DEFAULT_SNAT_PORTS, Timeouts};
 use serde::Deserialize;
 
 use super::timeouts;
+use crate::cluster::settings as cluster;
 use crate::container::files::RESOLV_CONF;
 use crate::datapath::gate::Wish;
 use crate::ipam::{Pool, default_pools};
@@ -71,6 +72,8 @@ pub struct Settings {
     pub docker_plugin: Option<PathBuf>,
     /// The file with the host's name servers.
     pub resolv_conf: PathBuf,
+    /// The cluster's store, if there is one.
+    pub cluster: Option<cluster::Settings>,
     /// Where networks that name no subnet get one.
     pub address_pools: Vec<Pool>,
 }
@@ -111,6 +114,9 @@ pub struct Wishes {
     pub docker_plugin: Option<PathBuf>,
     /// The file with the host's name servers.
     pub resolv_conf: Option<PathBuf>,
+    /// The cluster's store.
+    #[serde(default)]
+    pub cluster: cluster::Wishes,
     /// Where networks that name no subnet get one: `base=10.10.0.0/16,size=24`.
     #[serde(default)]
     pub default_address_pools: Vec<String>,
@@ -168,6 +174,7 @@ impl Wishes {
             xdp: self.xdp.or(other.xdp),
             docker_plugin: self.docker_plugin.or(other.docker_plugin),
             resolv_conf: self.resolv_conf.or(other.resolv_conf),
+            cluster: self.cluster.or(other.cluster),
             default_address_pools: if self.default_address_pools.is_empty() {
                 other.default_address_pools
             } else {
@@ -228,6 +235,7 @@ impl Wishes {
                 .flatten(),
             xdp: self.xdp.map_or(Ok(Wish::default()), |text| text.parse())?,
             resolv_conf: absolute(self.resolv_conf.unwrap_or_else(|| RESOLV_CONF.into()))?,
+            cluster: self.cluster.settings()?,
             address_pools: if self.default_address_pools.is_empty() {
                 default_pools()
             } else {

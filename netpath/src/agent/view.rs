@@ -96,6 +96,7 @@ impl Agent {
         Ok(Network {
             name: name.into(),
             id: self.predefined_id(name)?,
+            scope: "local".into(),
             driver: driver.into(),
             ..Network::default()
         })
@@ -246,6 +247,10 @@ fn view_network(record: &NetworkRecord, containers: &[ContainerRecord]) -> Netwo
         id: record.uid.clone(),
         number: record.id,
         driver: record.driver.name().into(),
+        scope: match record.cluster {
+            Some(_) => "global".into(),
+            None => "local".into(),
+        },
         subnets: record
             .subnets
             .iter()

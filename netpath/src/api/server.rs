@@ -74,6 +74,7 @@ pub fn router(agent: Arc<Agent>) -> Router {
             get(tunnels).post(add_tunnel).delete(remove_tunnel),
         )
         .route("/v1/vteps", get(vteps))
+        .route("/v1/nodes", get(nodes))
         .route("/v1/counters", get(counters))
         .route("/v1/events", get(events))
         .route("/v1/explain", post(explain))
@@ -413,6 +414,10 @@ async fn events(
     let events = agent.monitor(&watch)?;
     let lines = [(header::CONTENT_TYPE, "application/x-ndjson")];
     Ok((lines, body::Body::from_stream(events)).into_response())
+}
+
+async fn nodes(State(agent): Shared) -> Answer {
+    answer(agent.nodes())
 }
 
 async fn counters(State(agent): Shared) -> Answer {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::{ClusterStatus, NodeRow};
 use crate::datapath::gate;
 use crate::dns::options::Wishes;
 use crate::policy::Policy;
@@ -273,6 +274,15 @@ pub struct CreateNetwork {
     pub attachable: bool,
 }
 
+/// `GET /v1/nodes`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Nodes {
+    /// The cluster, as the node that was asked sees it.
+    pub cluster: ClusterStatus,
+    /// Its nodes.
+    pub nodes: Vec<NodeRow>,
+}
+
 /// A network.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Network {
@@ -284,6 +294,8 @@ pub struct Network {
     pub number: u16,
     /// What carries its packets; `host` and `null` for those that have no driver.
     pub driver: String,
+    /// `local`: of this host; `global`: of the cluster.
+    pub scope: String,
     /// Its subnets.
     pub subnets: Vec<String>,
     /// Its gateways, in the order of the subnets that have one.

@@ -8,6 +8,7 @@ use super::Context;
 use crate::agent;
 use crate::agent::settings::Wishes;
 use crate::agent::timeouts;
+use crate::cluster;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -67,6 +68,9 @@ pub struct Args {
     /// Let the programs log what they do: error, warn, info, debug or trace [default: off]
     #[arg(long, value_name = "LEVEL")]
     log_datapath: Option<String>,
+
+    #[command(flatten)]
+    cluster: cluster::settings::Wishes,
 }
 
 /// Where an agent keeps things; shared with `purge`.
@@ -126,6 +130,7 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
         xdp: args.xdp,
         docker_plugin: args.docker_plugin,
         resolv_conf: args.resolv_conf,
+        cluster: args.cluster,
         default_address_pools: args.default_address_pools,
         ..Wishes::default()
     };

@@ -16,6 +16,7 @@ mod monitor;
 mod name_args;
 mod name_server;
 mod network;
+mod nodes;
 mod port;
 mod ps;
 mod purge;
@@ -119,6 +120,8 @@ enum Verb {
     Tunnel(tunnel::Args),
     /// Show the other hosts of networks, and what goes there and comes from there
     Tunnels,
+    /// Show the hosts of the cluster
+    Nodes,
     /// Show what the datapath counts
     Counters,
     /// Show how the agent is
@@ -321,6 +324,7 @@ fn dispatch(verb: Verb, context: &Context) -> Result<ExitCode> {
         Verb::Monitor(args) => monitor::run(&args, context),
         Verb::Tunnel(args) => tunnel::run(args, context),
         Verb::Tunnels => records::tunnels(context),
+        Verb::Nodes => nodes::run(context),
         Verb::Counters => records::run("counters", context),
         Verb::Status => status::run(context),
         Verb::Purge(args) => purge::run(args, context),

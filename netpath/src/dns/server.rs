@@ -284,6 +284,8 @@ impl Server {
         let places: Vec<(String, Place)> = change
             .put
             .iter()
+            // Those on other hosts ask there.
+            .filter(|client| !client.place.is_elsewhere())
             .map(|client| (client.name.clone(), client.place.clone()))
             .collect();
         // Whoever is told to be there is known to the others from now on.

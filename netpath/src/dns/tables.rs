@@ -51,6 +51,13 @@ pub struct Place {
     pub port_53: bool,
 }
 
+impl Place {
+    /// Whether it is on another host: it has no file here.
+    pub fn is_elsewhere(&self) -> bool {
+        self.path.as_os_str().is_empty()
+    }
+}
+
 /// Whom to ask.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -203,8 +210,9 @@ impl Network {
                 }
             }
         }
+        let owner = membership.names.first().unwrap_or(&client.name);
         for address in &membership.addresses {
-            self.owners.insert(*address, client.name.clone());
+            self.owners.insert(*address, owner.clone());
         }
     }
 

@@ -9,6 +9,7 @@
 //! Records are JSON inside, so that an older file can be read by a newer agent as long as
 //! fields are only added; anything else raises [`SCHEMA`].
 
+mod cluster;
 mod file;
 mod records;
 
@@ -25,8 +26,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use records::{
-    Command, ContainerRecord, DockerNetwork, Driver, EndpointRecord, Mode, NetworkRecord, Origin,
-    OverlayRecord, ProcessId, State,
+    Command, ContainerRecord, DockerNetwork, Driver, EndpointRecord, FlannelRecord, Mode,
+    NetworkRecord, Origin, OverlayRecord, ProcessId, State,
 };
 
 use crate::container::names;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -99,6 +100,15 @@ pub struct OverlayRecord {
     pub told: bool,
 }
 
+/// What a network has that is this host's part in a flannel network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlannelRecord {
+    /// Folder of flannel's keys.
+    pub prefix: String,
+    /// Where flannel's other tools look for this host's subnet.
+    pub subnet_file: PathBuf,
+}
+
 /// A network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkRecord {
@@ -161,6 +171,12 @@ pub struct NetworkRecord {
     /// The card that its containers share, with drivers that share one.
     #[serde(default)]
     pub sharing: Option<Sharing>,
+    /// Its id in the cluster, if it is a network of the cluster.
+    #[serde(default)]
+    pub cluster: Option<String>,
+    /// What it has of driver `flannel`.
+    #[serde(default)]
+    pub flannel: Option<FlannelRecord>,
 }
 
 /// What is Docker's about a network.

@@ -138,6 +138,8 @@ impl Agent {
             attachable: new.attachable,
             interface_prefix: options.interface_prefix,
             overlay,
+            cluster: None,
+            flannel: None,
             docker: None,
             ipv6: new.ipv6,
             sharing,
@@ -199,6 +201,7 @@ impl Agent {
             .chain(&routes)
             .map(|(prefix, _)| *prefix)
             .chain(prefixes.iter().copied())
+            .chain(self.prefixes_of_cluster())
             .collect();
         let servers: Vec<IpAddr> =
             files::nameservers(&files::host_resolv_conf(&self.settings.resolv_conf)).collect();
@@ -259,7 +262,10 @@ impl Agent {
 
     /// The host's routes that a subnet must not overlap, each with the device's name in
     /// words. Those of our own networks are known better.
-    async fn host_routes(&self, networks: &[NetworkRecord]) -> Result<Vec<Taken>> {
+    pub(in crate::agent) async fn host_routes(
+        &self,
+        networks: &[NetworkRecord],
+    ) -> Result<Vec<Taken>> {
         let links = self.netlink.links().await?;
         let routes = self.netlink.routes().await?;
         let addresses = self.netlink.addresses().await?;

@@ -145,7 +145,7 @@ impl Filter {
         any(Known::Driver, &|value| value == network.driver)
             && any(Known::Id, &|value| is_part(value, &network.id))
             && any(Known::Name, &|value| is_part(value, &network.name))
-            && any(Known::Scope, &|value| value == "local")
+            && any(Known::Scope, &|value| value == network.scope)
             && any(Known::Type, &|value| value == kind)
             && any(Known::Dangling, &|value| value == dangling.to_string())
             && values(Known::Label).all(|label| has_label(network, label))
@@ -243,6 +243,7 @@ mod tests {
         Network {
             name: "web-net".into(),
             id: "aabbcc".into(),
+            scope: "local".into(),
             driver: "bridge".into(),
             labels: [("tier", "web"), ("empty", "")]
                 .map(|(key, value)| (key.to_owned(), value.to_owned()))

@@ -196,6 +196,7 @@ mod tests {
             name: "net".into(),
             id: "aabbccddeeff00112233".into(),
             number: 3,
+            scope: "local".into(),
             driver: "bridge".into(),
             subnets: vec!["10.0.0.0/24".into(), "fd00::/64".into()],
             addresses: vec![SubnetView {

@@ -1,0 +1,8 @@
+//! Networks of several hosts, agreed on in a real etcd.
+
+mod claims;
+mod flannel;
+mod networks;
+mod outages;
+mod settings;
+mod world;
