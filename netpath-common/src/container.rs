@@ -129,6 +129,10 @@ fn try_begin<E: Env>(
     veth_ifindex: u32,
 ) -> Result<Begun, DropReason> {
     let dst = &packet.tuple.dst;
+    // Only one of the two may translate a connection.
+    if veth.is_adopted() && env.kernel_flows().contains(&packet.tuple) {
+        return Ok(Begun::Host);
+    }
     if is_confined(packet, veth) {
         return Err(DropReason::InternalNetwork);
     }
@@ -167,6 +171,10 @@ fn go_out<E: Env>(
         opening.src = policy.snat_addr(&key.dst);
     });
     if !masquerade {
+        // Whom its owner lets through, and by which device, the stack knows.
+        if veth.is_adopted() {
+            return Err(DropReason::NotAnUplink);
+        }
         return direct::outward(env, packet, veth, veth_ifindex, opening);
     }
     let route = &mut opening.forward.route;

@@ -1,6 +1,7 @@
 //! Endpoints: a container's place in a network, seen from both sides.
 
 use crate::addr::{Addr, Mac};
+use crate::policy::ADOPTED;
 
 /// Key of map `endpoints`: where is this address?
 #[repr(C)]
@@ -73,8 +74,9 @@ pub struct Veth {
     pub mac: Mac,
     /// MAC address of the gateway.
     pub gateway_mac: Mac,
-    /// [`INTERNAL`](crate::policy::INTERNAL), [`ICC_OFF`](crate::policy::ICC_OFF) and
-    /// [`OVERLAY`](crate::policy::OVERLAY): here, where they cost no look-up.
+    /// [`INTERNAL`](crate::policy::INTERNAL), [`ICC_OFF`](crate::policy::ICC_OFF),
+    /// [`OVERLAY`](crate::policy::OVERLAY) and [`ADOPTED`](crate::policy::ADOPTED): here, where they
+    /// cost no look-up.
     pub flags: u8,
     /// Always 0.
     pub reserved: [u8; 3],
@@ -98,6 +100,13 @@ impl Veth {
     pub fn owns(&self, addr: &Addr) -> bool {
         !addr.is_unspecified()
             && (*addr == self.addr4 || *addr == self.addr6 || *addr == self.link_local)
+    }
+
+    /// Whether the container is in a network of somebody else's; see
+    /// [`ADOPTED`](crate::policy::ADOPTED).
+    #[inline(always)]
+    pub const fn is_adopted(&self) -> bool {
+        self.flags & ADOPTED != 0
     }
 
     /// Whether the address is the gateway's.

@@ -118,6 +118,10 @@ pub trait Env {
     fn open_ports(&self) -> impl Table<OpenPort, u32>;
     /// Map `trusted`.
     fn trusted(&self) -> impl Table<Trusted, u32>;
+    /// Map `kernel_flows`: connections of adopted networks that began before these were, each
+    /// direction as it appears at our hooks. Their translation is the kernel's until they end.
+    /// The value is always 1.
+    fn kernel_flows(&self) -> impl Table<Tuple, u32>;
     /// Map `fragments`, which forgets the oldest when it is full.
     fn fragments(&self) -> impl Table<FragmentKey, FragmentPorts>;
     /// The network namespace of a veth's container, by map `veths`: 0 if there is no such veth.

@@ -33,6 +33,10 @@ pub const INTERNAL: u8 = 1;
 pub const ICC_OFF: u8 = 2;
 /// Bit of [`Policy::flags`]: containers leave by their own address, whatever the mode.
 pub const MASQUERADE_OFF: u8 = 4;
+/// Bit of [`Policy::flags`] and of [`crate::endpoint::Veth::flags`]: the network is somebody
+/// else's, like one of Docker's own bridges. What is not handled here, or would be dropped, is
+/// left to the host's stack as it is, so that its owner's rules decide.
+pub const ADOPTED: u8 = 16;
 
 /// Bit of [`crate::endpoint::Veth::flags`]: other hosts may have addresses of the network.
 pub const OVERLAY: u8 = 8;
@@ -50,7 +54,7 @@ pub struct Policy {
     pub mode4: GatewayMode,
     /// The mode for IPv6.
     pub mode6: GatewayMode,
-    /// [`INTERNAL`], [`ICC_OFF`], [`MASQUERADE_OFF`].
+    /// [`INTERNAL`], [`ICC_OFF`], [`MASQUERADE_OFF`], [`ADOPTED`].
     pub flags: u8,
     /// Always 0.
     pub reserved: [u8; 5],

@@ -401,7 +401,9 @@ impl<E: Env> Repeat for Search<'_, E> {
             return true;
         }
         let reply_key = reply_key(opening, proto);
-        if opening.kind == FlowKind::Masquerade && self.env.host_socket(&reply_key) {
+        if opening.kind == FlowKind::Masquerade
+            && (self.env.host_socket(&reply_key) || self.env.kernel_flows().contains(&reply_key))
+        {
             return true;
         }
         self.flow.port_diff = port_diff(

@@ -75,6 +75,10 @@ const _: () = assert!(size_of::<Tuple>() == 40);
 /// a page with the kernel's own head and tail room; 64 keys are 2,560 bytes.
 pub const SWEEP_KEYS: usize = 64;
 
+/// Length of map `kernel_flows`: both directions of as many connections as conntrack has on a
+/// host with its usual settings. Memory is taken as it is needed.
+pub const MAX_KERNEL_FLOWS: u32 = 524_288;
+
 impl Tuple {
     /// The tuple of the answer, as seen in `network`.
     #[inline(always)]

@@ -83,9 +83,31 @@ pub fn open(kernel: &Kernel<'_>) -> Result<(u16, Linear), DropReason> {
     ))
 }
 
-/// The container hook.
+/// The container hook. What is refused in an adopted network is left to the stack: its owner's
+/// rules decide, for it is as it came. (A packet that could only be rewritten in part must not go
+/// anywhere.)
 #[inline(always)]
 pub fn container(kernel: &Kernel<'_>) -> Result<Outcome, DropReason> {
+    match from_container(kernel) {
+        Err(reason) if reason as u8 != DropReason::RewriteFailed as u8 && is_adopted(kernel) => {
+            Ok(Outcome::Pass)
+        }
+        result => result,
+    }
+}
+
+/// Whether the container that sends is in an adopted network. Asked for refused packets only, and
+/// out of line: the stack of the caller is nearly full.
+#[inline(never)]
+fn is_adopted(kernel: &Kernel<'_>) -> bool {
+    maps::VETHS
+        .get_ptr(kernel.ifindex())
+        // SAFETY: map values stay allocated while the program runs.
+        .is_some_and(|veth| unsafe { (*veth).is_adopted() })
+}
+
+#[inline(always)]
+fn from_container(kernel: &Kernel<'_>) -> Result<Outcome, DropReason> {
     let (ether_type, linear) = open(kernel)?;
     let ifindex = kernel.ifindex();
     let veth = maps::VETHS
@@ -97,12 +119,17 @@ pub fn container(kernel: &Kernel<'_>) -> Result<Outcome, DropReason> {
         return Err(DropReason::SpoofedSource);
     }
     if ether_type == ETH_ARP {
+        // On a bridge neighbours answer for themselves.
+        if veth.is_adopted() {
+            return Ok(Outcome::Pass);
+        }
         return answered(neighbour::answer_arp(kernel, veth));
     }
     let packet = kernel.packet(veth.network)?;
     parse(packet, &linear, ether_type)?;
     if packet.ip_proto == IpProto::Ipv6Icmp as u8
         && ether_type == ETH_IPV6
+        && !veth.is_adopted()
         && let Some(kind) = neighbour::discovery(&linear, packet)?
     {
         return answered(neighbour::handle_discovery(kernel, veth, packet, kind));
@@ -123,6 +150,8 @@ pub fn container(kernel: &Kernel<'_>) -> Result<Outcome, DropReason> {
     match verdict {
         Verdict::Deliver { ifindex } => deliver(kernel, ifindex),
         Verdict::Sent => Ok(Outcome::Sent),
+        // The bridge is the host's own interface in the network.
+        Verdict::Host if veth.is_adopted() => Ok(Outcome::Pass),
         // Through the gateway device, so that the host sees its containers' packets come
         // from the interface that has their route (rp_filter), whatever the veth is called.
         Verdict::Host => redirected(

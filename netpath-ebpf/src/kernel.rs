@@ -206,6 +206,11 @@ impl Env for Kernel<'_> {
     }
 
     #[inline(always)]
+    fn kernel_flows(&self) -> impl Table<Tuple, u32> {
+        Map(&maps::KERNEL_FLOWS)
+    }
+
+    #[inline(always)]
     fn fragments(&self) -> impl Table<FragmentKey, FragmentPorts> {
         Map(&maps::FRAGMENTS)
     }

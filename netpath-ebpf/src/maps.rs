@@ -28,7 +28,7 @@ use netpath_common::socket::{Dialled, Resolver, SocketPeer};
 use netpath_common::tunnel::{
     MAX_REMOTES, MAX_TUNNELS, MAX_VTEPS, Prefix, Tunnel, Underlay, Vni, Vtep, VtepCounts, VtepKey,
 };
-use netpath_common::tuple::Tuple;
+use netpath_common::tuple::{MAX_KERNEL_FLOWS, Tuple};
 use netpath_common::underlay::{Card, CardMac, MAX_CARDS, SegmentPlace};
 
 use crate::host_socket::SockKey;
@@ -111,6 +111,11 @@ pub static VTEP_COUNTS: PerCpuArray<VtepCounts, { MAX_VTEPS as usize }> = PerCpu
 /// The host's route to each other host, by the VTEP's place.
 #[btf_map(name = "underlay")]
 pub static UNDERLAY: Array<Underlay, { MAX_VTEPS as usize }> = Array::new();
+
+/// Connections of adopted networks whose translation is the kernel's.
+#[btf_map(name = "kernel_flows")]
+pub static KERNEL_FLOWS: HashMap<Tuple, u32, { MAX_KERNEL_FLOWS as usize }, NO_PREALLOC> =
+    HashMap::new();
 
 /// Uplinks, by ifindex.
 #[btf_map(name = "uplinks")]

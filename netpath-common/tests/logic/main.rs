@@ -13,6 +13,7 @@ mod packets;
 #[path = "../../../tests/src/verify.rs"]
 mod verify;
 
+mod adopted;
 mod connection;
 mod container;
 mod deny;

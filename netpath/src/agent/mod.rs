@@ -5,7 +5,7 @@
 //! * [`lock`]: one agent for one set of folders and one network namespace
 //! * `network`, `container`, `attach`, `connect`, `stop`: the operations of the API; `plan`: what
 //!   is looked for before anything is made; `share`: containers in the namespace of somebody else
-//! * `docker`: Docker's networks and endpoints
+//! * `docker`: networks and endpoints that Docker makes by its driver; `adopt`: its own bridges
 //! * `deny`: whom the uplinks do not let in; `events`: those who watch; `explain`: what would
 //!   become of a packet
 //! * `cluster`: what the nodes of a cluster tell each other; `global`: its networks; `flannel`:
@@ -27,6 +27,7 @@
 //! something fails, both are undone at once; if the agent is killed in between, the next
 //! start finds the intent and undoes it. One operation runs at a time.
 
+mod adopt;
 mod announce;
 mod attach;
 mod cluster;
@@ -131,6 +132,7 @@ pub struct Agent {
     gates: Mutex<BTreeMap<String, Gate>>,
     /// Those who watch what happens.
     watchers: Watchers,
+    adoption: adopt::Keeper,
     started: Instant,
     _locks: Locks,
 }
@@ -182,6 +184,7 @@ pub async fn run(settings: Settings) -> Result<()> {
     tokio::spawn(agent.clone().keep_cluster());
     tokio::spawn(agent.clone().keep_spares());
     tokio::spawn(agent.clone().keep_names());
+    let adopter = tokio::spawn(agent.clone().keep_adopted());
     agent.clone().show_programs_log()?;
     agent.clone().show_events()?;
     {
@@ -200,6 +203,13 @@ pub async fn run(settings: Settings) -> Result<()> {
     let last = tokio::time::timeout(LAST_OPERATION, agent.held.lock()).await;
     if last.is_err() {
         log::warn!("an operation was cut short, the next start will clean up after it");
+    }
+    // Or it would adopt anew what is left alone here.
+    adopter.abort();
+    match tokio::time::timeout(LAST_OPERATION, agent.stand_by()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => log::error!("cannot leave Docker's networks to Docker: {error:#}"),
+        Err(_) => log::error!("there was no time to leave Docker's networks to Docker"),
     }
     let sockets = [
         Some(&agent.settings.socket),
@@ -295,6 +305,7 @@ impl Agent {
             names: Names::default(),
             gates: Mutex::default(),
             watchers: Watchers::default(),
+            adoption: adopt::Keeper::default(),
             started: Instant::now(),
             _locks: locks,
         });

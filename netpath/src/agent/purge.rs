@@ -17,6 +17,8 @@ use super::snat_range;
 use crate::container::process::{self, Space};
 use crate::datapath::Datapath;
 use crate::dns::{client, control};
+use crate::docker::adopt::Adoption;
+use crate::docker::adopt::plan::still_there;
 use crate::doctor;
 use crate::netlink::{Link, Netlink, netns};
 use crate::problem::invalid;
@@ -61,6 +63,10 @@ pub fn purge(settings: &Settings) -> Result<Vec<String>> {
     let networks = known.as_ref().map_or(&[][..], |known| &known.networks);
     for flannel in networks.iter().filter_map(|n| n.flannel.as_ref()) {
         remove_path(&flannel.subnet_file, &mut removed)?;
+    }
+    let adopted = known.as_ref().and_then(|known| known.adoption.as_ref());
+    if let Some(adoption) = adopted {
+        give_back(adoption, &mut removed)?;
     }
     for path in &namespaces {
         netns::remove(path)?;
@@ -120,6 +126,7 @@ struct Known {
     containers: Vec<ContainerRecord>,
     networks: Vec<NetworkRecord>,
     cards: KnownCards,
+    adoption: Option<Adoption>,
 }
 
 /// `None` if there is no store, or it cannot be read.
@@ -135,6 +142,7 @@ fn read_store(state_dir: &Path) -> Option<Known> {
             cards: KnownCards::new(store.cards()?, &networks, &containers),
             containers,
             networks,
+            adoption: store.adoption()?,
         })
     });
     match read {
@@ -199,6 +207,36 @@ fn remove_devices(known: Option<&Known>, removed: &mut Vec<String>) -> Result<()
             let ours = link.is_ours() || known.is_some() && link.is_gateway();
             if ours && wanted && netlink.delete_link(&link.name).await? {
                 removed.push(format!("device {}", link.name));
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Makes what was told to Docker's bridges as if they had learnt it. The programs go with their
+/// pins.
+fn give_back(adoption: &Adoption, removed: &mut Vec<String>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+        .context("cannot start")?;
+    runtime.block_on(async {
+        let netlink = Netlink::connect()?;
+        let links = netlink.links().await?;
+        for endpoint in &adoption.endpoints {
+            let bridge = adoption
+                .networks
+                .iter()
+                .find(|network| network.id == endpoint.network);
+            if bridge.is_none_or(|bridge| !still_there(endpoint, bridge.ifindex, &links)) {
+                continue;
+            }
+            match netlink.unpin_mac(endpoint.ifindex, endpoint.mac).await {
+                Ok(()) => removed.push(format!(
+                    "adoption of container {} of Docker's",
+                    endpoint.container
+                )),
+                Err(error) => log::info!("container {}: {error:#}", endpoint.container),
             }
         }
         Ok(())

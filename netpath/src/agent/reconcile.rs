@@ -44,6 +44,9 @@ impl Agent {
                 .with_context(|| format!("cannot take over container {name}"))?;
         }
         self.take_over_cards().await?;
+        self.take_over_adopted()
+            .await
+            .context("cannot take over Docker's networks")?;
         self.remove_orphans().await?;
         self.reserve_missing(held)?;
         self.complain_about_ports(held)?;
@@ -238,6 +241,7 @@ impl Agent {
                 }
             }
         }
+        self.keep_adoption(&mut keep)?;
         Ok(keep)
     }
 }

@@ -12,6 +12,7 @@ use super::timeouts;
 use crate::cluster::settings as cluster;
 use crate::container::files::RESOLV_CONF;
 use crate::datapath::gate::Wish;
+use crate::docker::adopt;
 use crate::ipam::{Pool, default_pools};
 use crate::netlink::Netlink;
 use crate::problem::{invalid, not_found};
@@ -76,6 +77,8 @@ pub struct Settings {
     pub cluster: Option<cluster::Settings>,
     /// Where networks that name no subnet get one.
     pub address_pools: Vec<Pool>,
+    /// The socket of the Docker whose networks are to be adopted from the start.
+    pub adopt: Option<PathBuf>,
 }
 
 /// Settings that somebody made; also the form of the settings file (TOML).
@@ -120,6 +123,8 @@ pub struct Wishes {
     /// Where networks that name no subnet get one: `base=10.10.0.0/16,size=24`.
     #[serde(default)]
     pub default_address_pools: Vec<String>,
+    /// Whose networks are to be adopted: `docker` or `docker=SOCKET`.
+    pub adopt: Option<String>,
 }
 
 impl Wishes {
@@ -180,6 +185,7 @@ impl Wishes {
             } else {
                 self.default_address_pools
             },
+            adopt: self.adopt.or(other.adopt),
         }
     }
 
@@ -244,12 +250,23 @@ impl Wishes {
                     .map(|text| text.parse())
                     .collect::<Result<_>>()?
             },
+            adopt: self.adopt.map(|text| parse_adopt(&text)).transpose()?,
         })
     }
 }
 
 fn absolute(path: PathBuf) -> Result<PathBuf> {
     std::path::absolute(&path).with_context(|| format!("{} is not a usable path", path.display()))
+}
+
+/// `docker`, or `docker=SOCKET`.
+fn parse_adopt(text: &str) -> Result<PathBuf> {
+    match text.split_once('=').unwrap_or((text, adopt::SOCKET)) {
+        ("docker", socket) if !socket.is_empty() => absolute(socket.into()),
+        _ => Err(invalid(format!(
+            "\"{text}\" cannot be adopted, write docker or docker=SOCKET"
+        ))),
+    }
 }
 
 fn parse_level(text: &str) -> Result<Option<log::LevelFilter>> {

@@ -59,6 +59,7 @@ impl Agent {
             state_dir: settings.state_dir.clone(),
             bpffs: settings.bpffs.clone(),
             docker_plugin: settings.docker_plugin.clone(),
+            adopted: self.adopted()?,
         })
     }
 

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 
 use super::types::{
-    AddTunnel, Attach, AttachCard, CreateContainer, CreateNetwork, Deny, ErrorBody, Exited,
+    AddTunnel, Adopt, Attach, AttachCard, CreateContainer, CreateNetwork, Deny, ErrorBody, Exited,
     Explain, Join, Started, Stop, Watch,
 };
 use crate::agent::Agent;
@@ -75,6 +75,7 @@ pub fn router(agent: Arc<Agent>) -> Router {
         )
         .route("/v1/vteps", get(vteps))
         .route("/v1/nodes", get(nodes))
+        .route("/v1/adopt", get(adopted).post(adopt).delete(release))
         .route("/v1/counters", get(counters))
         .route("/v1/events", get(events))
         .route("/v1/explain", post(explain))
@@ -418,6 +419,18 @@ async fn events(
 
 async fn nodes(State(agent): Shared) -> Answer {
     answer(agent.nodes())
+}
+
+async fn adopted(State(agent): Shared) -> Answer {
+    answer(agent.adopted())
+}
+
+async fn adopt(State(agent): Shared, Body(new): Body<Adopt>) -> Answer {
+    to_the_end(async move { agent.adopt(new).await }).await
+}
+
+async fn release(State(agent): Shared) -> Answer {
+    to_the_end(async move { agent.release().await }).await
 }
 
 async fn counters(State(agent): Shared) -> Answer {

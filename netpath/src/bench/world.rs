@@ -150,12 +150,18 @@ impl World {
             self.leave_out(dockerd::NAME, format!("{missing} is not installed"));
             return Ok(());
         }
-        progress.stage("starting a Docker daemon");
-        match dockerd::dockerd(site) {
-            Ok(variant) => self.add([variant]),
-            Err(error) => {
-                interrupt::check()?;
-                self.leave_out(dockerd::NAME, format!("{error:#}"));
+        for name in [dockerd::NAME, dockerd::ADOPTED] {
+            progress.stage("starting a Docker daemon");
+            let built = match name {
+                dockerd::ADOPTED => dockerd::adopted(site),
+                _ => dockerd::dockerd(site),
+            };
+            match built {
+                Ok(variant) => self.add([variant]),
+                Err(error) => {
+                    interrupt::check()?;
+                    self.leave_out(name, format!("{error:#}"));
+                }
             }
         }
         Ok(())

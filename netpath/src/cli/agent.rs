@@ -45,6 +45,9 @@ pub struct Args {
     /// [default: /etc/resolv.conf]
     #[arg(long, value_name = "FILE")]
     resolv_conf: Option<PathBuf>,
+    /// Make Docker's own networks fast from the start: docker, or docker=SOCKET
+    #[arg(long, value_name = "docker[=SOCKET]")]
+    adopt: Option<String>,
 
     /// Connections that one container can have [default: a quarter of --max-flows]
     #[arg(long, value_name = "N")]
@@ -132,6 +135,7 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
         resolv_conf: args.resolv_conf,
         cluster: args.cluster,
         default_address_pools: args.default_address_pools,
+        adopt: args.adopt,
         ..Wishes::default()
     };
     let settings = flags.or(args.folders.wishes(context)?).settings()?;

@@ -1,5 +1,6 @@
 //! The command line: one file a verb.
 
+mod adopt;
 mod agent;
 mod attach;
 mod bench;
@@ -27,6 +28,8 @@ mod shim;
 mod status;
 mod stop;
 mod tunnel;
+
+pub use adopt::refusals;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -124,6 +127,8 @@ enum Verb {
     Nodes,
     /// Show what the datapath counts
     Counters,
+    /// Make Docker's own networks fast without changing a command
+    Adopt(adopt::Args),
     /// Show how the agent is
     Status,
     /// Check whether this host has what netpath needs
@@ -326,6 +331,7 @@ fn dispatch(verb: Verb, context: &Context) -> Result<ExitCode> {
         Verb::Tunnels => records::tunnels(context),
         Verb::Nodes => nodes::run(context),
         Verb::Counters => records::run("counters", context),
+        Verb::Adopt(args) => adopt::run(args, context),
         Verb::Status => status::run(context),
         Verb::Purge(args) => purge::run(args, context),
         Verb::Install(args) => install::install(&args),

@@ -35,6 +35,7 @@ pub fn run(context: &Context) -> Result<()> {
         };
         text.push_str(&format!("uplink      {} ({how}; XDP {xdp})\n", uplink.name));
     }
+    text.push_str(&super::adopt::status(&status.adopted));
     let timeouts: Vec<String> = status
         .timeouts
         .iter()

@@ -44,6 +44,8 @@ pub enum Asked {
     OpenPort(OpenPort),
     /// A network trusts a device.
     Trusted(Trusted),
+    /// A connection of an adopted network whose translation is the kernel's.
+    KernelFlow(Tuple),
     /// The route to an address.
     Route(Addr, Result<Route, DropReason>),
     /// Whether an endpoint may have one more flow.
@@ -219,6 +221,15 @@ impl Env for Live<'_> {
         Told(&self.datapath.tables.trusted, |key: &Trusted, _: &u32| {
             self.note(Asked::Trusted(*key));
         })
+    }
+
+    fn kernel_flows(&self) -> impl Table<Tuple, u32> {
+        Told(
+            &self.datapath.tables.kernel_flows,
+            |key: &Tuple, _: &u32| {
+                self.note(Asked::KernelFlow(*key));
+            },
+        )
     }
 
     fn fragments(&self) -> impl Table<FragmentKey, FragmentPorts> {

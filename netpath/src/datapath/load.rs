@@ -22,7 +22,7 @@ use crate::container::names;
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("NETPATH_EBPF_OBJECT"));
 
 /// Maps that outlive the agent. A record whose layout changes gets a new name here.
-const PINNED: [&str; 29] = [
+const PINNED: [&str; 30] = [
     "flows",
     "endpoints",
     "veths",
@@ -43,6 +43,7 @@ const PINNED: [&str; 29] = [
     "policies",
     "open_ports",
     "trusted",
+    "kernel_flows",
     "denied",
     "remotes",
     "tunnels",

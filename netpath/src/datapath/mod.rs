@@ -1,6 +1,7 @@
 //! The datapath as the control plane sees it: load or adopt, attach, fill, read, clean.
 //!
 //! * [`load`]: the object, its maps and pins
+//! * [`adopted`]: networks whose owner is somebody else, like Docker
 //! * [`attach`]: programs and devices (the only place that knows how); [`cgroup`]: programs
 //!   and sockets; [`link`]: the pinned links of both
 //! * [`tables`]: typed access to the maps; [`batch`]: reading a large one quickly
@@ -15,6 +16,7 @@
 //! Everything that must outlive the agent is pinned under one folder of a bpffs: maps by
 //! their names, links under `links/`. An agent that starts finds them there and goes on.
 
+mod adopted;
 mod attach;
 mod batch;
 pub mod cgroup;
@@ -42,7 +44,7 @@ use netpath_common::addr::{Addr, Mac};
 use netpath_common::config::Config;
 use netpath_common::endpoint::{Endpoint, EndpointKey, MAX_ENDPOINTS, Veth};
 use netpath_common::network::{HostAddr, Network, Uplink};
-use netpath_common::policy::{ICC_OFF, INTERNAL, OVERLAY, OpenPort, Trusted};
+use netpath_common::policy::{ADOPTED, ICC_OFF, INTERNAL, OVERLAY, OpenPort, Trusted};
 use netpath_common::port::{PortKey, PortTarget};
 use netpath_common::socket::Resolver;
 
@@ -86,6 +88,8 @@ pub struct Keep {
     pub ports: Vec<PortSpec>,
     /// Ports that are reached by containers' own addresses.
     pub open_ports: Vec<OpenPortSpec>,
+    /// Ids of adopted networks; their veths and ports are among the others.
+    pub adopted: Vec<u16>,
 }
 
 /// Bits that an IPv4 prefix has more in the mapped form.
@@ -269,23 +273,7 @@ impl Datapath {
             mac: Mac::new(spec.mac),
             gateway_mac: Mac::new(spec.gateway_mac),
         };
-        let veth = Veth {
-            addr4: optional(spec.addr4),
-            addr6: optional(spec.addr6),
-            link_local: optional(spec.link_local),
-            gateway4: optional(spec.gateway4),
-            gateway6: optional(spec.gateway6),
-            slot,
-            gateway_ifindex: spec.gateway_ifindex,
-            network: spec.network,
-            prefix4: spec.addr4.map_or(0, |_| spec.prefix4 + MAPPED_BITS),
-            prefix6: spec.addr6.map_or(0, |_| spec.prefix6),
-            mac: Mac::new(spec.mac),
-            gateway_mac: Mac::new(spec.gateway_mac),
-            flags: spec.flags & (INTERNAL | ICC_OFF | OVERLAY),
-            reserved: [0; 3],
-            netns: spec.netns,
-        };
+        let veth = veth_record(spec, slot);
         self.slots.insert(spec.ifindex, slot);
         self.tables.veths.insert(spec.ifindex, veth)?;
         for addr in veth.addrs() {
@@ -329,6 +317,11 @@ impl Datapath {
             self.tables.bump_generation(slot)?;
         }
         if let Some(veth) = self.tables.veths.get(&ifindex)? {
+            // What it sends is dropped from when its record is gone; an adopted container goes
+            // on without us.
+            if veth.is_adopted() {
+                attach::detach(&self.bpffs, Hook::Container, ifindex)?;
+            }
             self.tables.close_link(ifindex, &veth)?;
             for addr in veth.addrs() {
                 let key = EndpointKey::new(veth.network, addr);
@@ -508,6 +501,7 @@ impl Datapath {
             .networks
             .iter()?
             .map(|(_, network)| network.id)
+            .chain(keep.adopted.iter().copied())
             .collect();
         self.tables
             .policies
@@ -565,6 +559,26 @@ impl Datapath {
     /// If something cannot be removed.
     pub fn purge(bpffs: &Path) -> Result<()> {
         load::purge(bpffs)
+    }
+}
+
+fn veth_record(spec: &EndpointSpec, slot: u32) -> Veth {
+    Veth {
+        addr4: optional(spec.addr4),
+        addr6: optional(spec.addr6),
+        link_local: optional(spec.link_local),
+        gateway4: optional(spec.gateway4),
+        gateway6: optional(spec.gateway6),
+        slot,
+        gateway_ifindex: spec.gateway_ifindex,
+        network: spec.network,
+        prefix4: spec.addr4.map_or(0, |_| spec.prefix4 + MAPPED_BITS),
+        prefix6: spec.addr6.map_or(0, |_| spec.prefix6),
+        mac: Mac::new(spec.mac),
+        gateway_mac: Mac::new(spec.gateway_mac),
+        flags: spec.flags & (INTERNAL | ICC_OFF | OVERLAY | ADOPTED),
+        reserved: [0; 3],
+        netns: spec.netns,
     }
 }
 

@@ -1,3 +1,4 @@
+//! Docker's own bridges, made fast without Docker's knowing: [`adopt`]. All else here is about
 //! Docker's network driver `netpath`: what `docker network create -d netpath` talks to.
 //!
 //! Docker calls it by HTTP on a Unix socket ([`server`]), in the words of [`wire`]. What is to
@@ -12,6 +13,7 @@
 //! * Nothing is ever told twice. Whoever was not there missed it, so networks, endpoints and
 //!   ports outlive the agent, and what Docker forgot gives way to what it asks for anew.
 
+pub mod adopt;
 pub mod names;
 pub mod ports;
 pub mod server;

@@ -167,6 +167,26 @@ pub(super) fn bpftool() -> Check {
     }
 }
 
+/// One process a published port and family, of which none is needed.
+pub(super) fn docker_proxy() -> Check {
+    let is_proxy = |entry: &fs::DirEntry| {
+        fs::read_to_string(entry.path().join("comm"))
+            .is_ok_and(|name| name.trim() == "docker-proxy")
+    };
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    match processes.filter(is_proxy).count() {
+        0 => Check::ok("docker-proxy", "none runs"),
+        count => Check::remark(
+            "docker-proxy",
+            format!(
+                "{count} processes, which are not needed where netpath has adopted Docker's \
+                 networks: published ports are reached without them, by 127.0.0.1 as well"
+            ),
+            "write \"userland-proxy\": false into /etc/docker/daemon.json and restart Docker",
+        ),
+    }
+}
+
 pub(super) fn object() -> Check {
     Check::ok(
         "programs",

@@ -96,6 +96,7 @@ pub fn all() -> Vec<Check> {
         checks::cgroup2(),
         checks::rp_filter(),
         checks::bpftool(),
+        checks::docker_proxy(),
         checks::object(),
     ]
 }

@@ -32,13 +32,15 @@ pub struct Link {
     pub mtu: u32,
     /// Device group.
     pub group: u32,
+    /// Index of the other end of a veth, in whatever namespace that is; 0 if it has none.
+    pub peer: u32,
     /// Administratively up.
     pub is_up: bool,
     /// The loopback device.
     pub is_loopback: bool,
     /// Frames have an Ethernet header.
     pub is_ethernet: bool,
-    /// The device that it is a port of: a bridge, a bond.
+    /// Index of the device that it is a port of: a bridge, a bond.
     pub master: Option<u32>,
     /// Somebody has it accept all multicast.
     pub is_allmulti: bool,
@@ -75,6 +77,7 @@ impl From<LinkMessage> for Link {
             mac: None,
             mtu: 0,
             group: 0,
+            peer: 0,
             is_up: message.header.flags.contains(LinkFlags::Up),
             is_loopback: message.header.flags.contains(LinkFlags::Loopback),
             is_ethernet: message.header.link_layer_type == LinkLayerType::Ether,
@@ -88,6 +91,7 @@ impl From<LinkMessage> for Link {
                 LinkAttribute::Address(mac) => link.mac = mac.try_into().ok(),
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
                 LinkAttribute::Group(group) => link.group = group,
+                LinkAttribute::Link(peer) => link.peer = peer,
                 LinkAttribute::Controller(master) => link.master = Some(master),
                 LinkAttribute::LinkInfo(infos) => {
                     link.kind = infos.into_iter().find_map(|info| match info {

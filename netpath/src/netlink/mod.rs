@@ -6,8 +6,10 @@
 mod address;
 mod card;
 pub mod ethtool;
+mod fdb;
 mod link;
 pub mod monitor;
+pub mod netfilter;
 pub mod netns;
 mod route;
 pub mod sysctl;

@@ -9,8 +9,8 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow};
 use redb::{Database, DatabaseError, ReadableTable, StorageError};
 
-use super::{CARDS, CONTAINERS, DENIED, IDS, LEASES, META, NETWORKS, SCHEMA};
 use super::cluster::CLUSTER;
+use super::{ADOPTED, CARDS, CONTAINERS, DENIED, IDS, LEASES, META, NETWORKS, SCHEMA};
 use crate::problem::conflict;
 
 /// Opens the file, which is made if missing, and checks all of it.
@@ -119,6 +119,7 @@ fn prepare(path: &Path, database: &Database) -> Result<()> {
         transaction.open_table(LEASES).with_context(failed)?;
         transaction.open_table(DENIED).with_context(failed)?;
         transaction.open_table(CLUSTER).with_context(failed)?;
+        transaction.open_table(ADOPTED).with_context(failed)?;
         transaction.open_table(IDS).with_context(failed)?;
         transaction.open_table(CARDS).with_context(failed)?;
     }

@@ -32,6 +32,7 @@ pub use records::{
 
 use crate::container::names;
 use crate::physical::record::CardRecord;
+use crate::docker::adopt::Adoption;
 use crate::problem::{conflict, not_found};
 
 /// Version of the file's layout.
@@ -46,8 +47,13 @@ const IDS: TableDefinition<&str, &str> = TableDefinition::new("ids");
 const DENIED: TableDefinition<&str, u64> = TableDefinition::new("denied");
 /// Owner and interface → an interface that was added to somebody.
 const CARDS: TableDefinition<&str, &[u8]> = TableDefinition::new("cards");
+/// Whose networks are adopted → what is adopted.
+const ADOPTED: TableDefinition<&str, &[u8]> = TableDefinition::new("adopted");
 /// (network id, address) → container; 4 or 16 bytes of address in network order.
 const LEASES: TableDefinition<(u16, &[u8]), &str> = TableDefinition::new("leases");
+
+/// The one whose networks can be adopted.
+const DOCKER: &str = "docker";
 
 /// The agent's store.
 #[derive(Debug)]
@@ -359,6 +365,33 @@ impl Store {
             let mut table = transaction.open_table(DENIED)?;
             let removed = table.remove(&*prefix.to_string())?;
             Ok(removed.is_some())
+        })
+    }
+
+    /// What is adopted of Docker.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn adoption(&self) -> Result<Option<Adoption>> {
+        self.find(ADOPTED, DOCKER)
+    }
+
+    /// Notes what is adopted of Docker.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub fn put_adoption(&self, adoption: &Adoption) -> Result<()> {
+        self.write(|transaction| put(transaction, ADOPTED, DOCKER, adoption))
+    }
+
+    /// Forgets what is adopted of Docker.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub fn remove_adoption(&self) -> Result<()> {
+        self.write(|transaction| {
+            transaction.open_table(ADOPTED)?.remove(DOCKER)?;
+            Ok(())
         })
     }
 

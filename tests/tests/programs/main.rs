@@ -1,5 +1,6 @@
 //! Each program over crafted frames, in the kernel. Needs root.
 
+mod adopted;
 mod container;
 mod fragments;
 mod fuzz;

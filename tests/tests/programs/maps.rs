@@ -19,10 +19,11 @@ use netpath_tests::wire::Wire;
 use serde_json::Value;
 
 /// Maps that outlive the agent, by their names.
-const MAPS: [&str; 26] = [
+const MAPS: [&str; 27] = [
     "policies",
     "open_ports",
     "trusted",
+    "kernel_flows",
     "config",
     "counters",
     "denied",

@@ -80,6 +80,10 @@ impl Env for Model {
         &self.trusted
     }
 
+    fn kernel_flows(&self) -> impl Table<Tuple, u32> {
+        &self.kernel_flows
+    }
+
     fn fragments(&self) -> impl Table<FragmentKey, FragmentPorts> {
         &self.fragments
     }

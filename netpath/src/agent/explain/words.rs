@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use netpath_common::flow::{FlowKind, Toward};
-use netpath_common::policy::{ICC_OFF, INTERNAL, MASQUERADE_OFF, Policy};
+use netpath_common::policy::{ADOPTED, ICC_OFF, INTERNAL, MASQUERADE_OFF, Policy};
 use netpath_common::reason::DropReason;
 
 use crate::api::types::{Explain, Explanation, Step};
@@ -154,6 +154,12 @@ impl<'a> Story<'a> {
                 self.network(key.network),
                 device(key.ifindex)
             ),
+            Asked::KernelFlow(key) => format!(
+                "the connection from {} to {} began before its network was adopted: the kernel \
+                 goes on translating it",
+                with_port(&key.src, key.src_port),
+                with_port(&key.dst, key.dst_port)
+            ),
             Asked::Route(addr, Ok(route)) if route.next_hop == *addr => {
                 format!("route: {addr} is on the link of {}", device(route.ifindex))
             }
@@ -199,6 +205,7 @@ impl<'a> Story<'a> {
             (INTERNAL, "internal"),
             (ICC_OFF, "containers do not talk with each other"),
             (MASQUERADE_OFF, "masquerade off"),
+            (ADOPTED, "adopted"),
         ] {
             if policy.flags & flag != 0 {
                 words.push(word.to_owned());

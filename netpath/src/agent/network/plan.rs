@@ -246,11 +246,14 @@ impl Agent {
 
     /// Numbers go round, so that flows of a network that is gone are not taken for a
     /// newer network's.
-    fn free_network_id(&self, networks: &[NetworkRecord]) -> Result<u16> {
-        for _ in 0..=networks.len() {
+    pub(in crate::agent) fn free_network_id(&self, networks: &[NetworkRecord]) -> Result<u16> {
+        let adoption = self.store.adoption()?;
+        let adopted = adoption.map_or_else(Vec::new, |adoption| adoption.networks);
+        for _ in 0..=networks.len() + adopted.len() {
             let id = self.store.next_id("network")? % u64::from(u16::MAX) + 1;
             if let Ok(id) = u16::try_from(id)
                 && networks.iter().all(|network| network.id != id)
+                && adopted.iter().all(|network| network.id != id)
             {
                 return Ok(id);
             }

@@ -13,10 +13,15 @@ use super::super::interrupt;
 use super::super::namespace::{Namespace, Service, feed, output};
 use super::super::site::{Site, control_group};
 use super::host::{HOST, Host, OUTSIDE};
+use super::ours::Agent;
 use super::{Ends, PUBLISHED, Path, SERVICE, Variant, tool};
+use crate::api::types::{Adopt, Adopted};
+use crate::cli::refusals;
 
 /// Name of the variant.
 pub const NAME: &str = "dockerd";
+/// Name of the variant whose bridge is adopted.
+pub const ADOPTED: &str = "adopted";
 /// The programs that it takes.
 pub const TOOLS: [&str; 3] = ["dockerd", "docker", "unshare"];
 /// How long the daemon may take to serve.
@@ -44,9 +49,37 @@ exec "$@"
 "#;
 
 /// A daemon with two containers and a published port, for TCP and for UDP.
+///
+/// # Errors
+/// It does not serve; with its last words.
 pub fn dockerd(site: &Site) -> Result<Variant> {
-    let host = Host::new(site, NAME)?;
-    let folder = site.folder(NAME)?;
+    build(site, NAME, Host::new(site, NAME)?)
+}
+
+/// The same, and an agent that has adopted its bridge.
+///
+/// # Errors
+/// One of them does not serve, or something is refused.
+pub fn adopted(site: &Site) -> Result<Variant> {
+    let host = Host::new(site, ADOPTED)?;
+    let agent = Agent::start_on(site, ADOPTED, host.host.clone(), host.outside.clone())?;
+    let mut variant = build(site, ADOPTED, host)?;
+    let socket = site.folder(ADOPTED)?.join("docker.sock");
+    let request = Adopt {
+        socket: Some(socket),
+        ..Adopt::default()
+    };
+    let adopted: Adopted = agent.client.post("/v1/adopt", &request)?;
+    if let Some(reason) = refusals(&adopted).first() {
+        bail!("not all of Docker is adopted: {reason}");
+    }
+    variant.what.push_str(", its bridge adopted by netpath");
+    variant.services.extend(agent.into_service());
+    Ok(variant)
+}
+
+fn build(site: &Site, name: &str, host: Host) -> Result<Variant> {
+    let folder = site.folder(name)?;
     let log = folder.join("dockerd.log");
     let daemon = daemon(site, &host.host, &folder);
     let mut service = Service::start(daemon, &log)?.with_init();
@@ -79,7 +112,7 @@ pub fn dockerd(site: &Site) -> Result<Variant> {
     let (second, _) = docker.container("c2", &[], &root, site)?;
 
     let mut variant = Variant::new(
-        NAME,
+        name,
         format!("Docker {version} as it comes, docker-proxy included"),
     );
     let published = |client: &Namespace, ip: [u8; 4]| Ends {

@@ -49,7 +49,10 @@ impl Agent {
     }
 
     /// Starts an agent on a host that is there.
-    fn start_on(site: &Site, name: &str, host: Namespace, outside: Namespace) -> Result<Self> {
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_on(site: &Site, name: &str, host: Namespace, outside: Namespace) -> Result<Self> {
         let folder = site.folder(name)?;
         let binary = std::env::current_exe().context("cannot tell where this program is")?;
         let mut command = host.command(binary);
@@ -77,6 +80,11 @@ impl Agent {
             client: Client::new(folder.join("run").join(SOCKET)),
             service: Some(service),
         })
+    }
+
+    /// The process, for a variant to keep.
+    pub fn into_service(mut self) -> Option<Service> {
+        self.service.take()
     }
 
     /// Connects a namespace as `name`.
