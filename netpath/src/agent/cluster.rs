@@ -174,7 +174,7 @@ impl Agent {
             }
             Some(record) => record,
             None => {
-                if let Some(record) = self.adopt(held, name).await? {
+                if let Some(record) = self.take_up(held, name).await? {
                     log::info!("network {} of the cluster is here as well", record.name);
                 }
                 return Ok(());

@@ -30,7 +30,7 @@ impl Agent {
         match (driver.parse().unwrap_or_default(), &self.cluster) {
             (Driver::Overlay, Some(cluster)) => {
                 self.create_global(cluster, new).await?;
-                self.adopt(held, &new.name).await
+                self.take_up(held, &new.name).await
             }
             (Driver::Flannel, _) => self.create_flannel(held, new.clone()).await.map(Some),
             _ => Ok(None),
@@ -129,7 +129,11 @@ impl Agent {
     ///
     /// # Errors
     /// It cannot be had here: something of this host's is in its way.
-    pub(super) async fn adopt(&self, held: &mut Held, name: &str) -> Result<Option<NetworkRecord>> {
+    pub(super) async fn take_up(
+        &self,
+        held: &mut Held,
+        name: &str,
+    ) -> Result<Option<NetworkRecord>> {
         let Some(cluster) = &self.cluster else {
             return Ok(None);
         };

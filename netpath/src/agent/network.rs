@@ -99,7 +99,6 @@ impl Agent {
                 self.make_overlay(record).await
             }
             Driver::Macvlan | Driver::Ipvlan | Driver::Underlay => self.make_physical(record).await,
-            other => plan::check_driver(other),
         }
     }
 
@@ -233,7 +232,7 @@ impl Agent {
         }
         let name = match self.network_name(wanted) {
             Ok(name) => name,
-            Err(error) => return self.adopt(held, wanted).await?.ok_or(error),
+            Err(error) => return self.take_up(held, wanted).await?.ok_or(error),
         };
         let network = self.store.network(&name)?;
         docker::check_is_ours(&network)?;

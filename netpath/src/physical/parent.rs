@@ -107,6 +107,7 @@ mod tests {
             mac: Some([2; 6]),
             mtu: 1500,
             group: 0,
+            peer: 0,
             is_up: true,
             is_loopback: name == "lo",
             is_ethernet: name != "lo",

@@ -31,8 +31,8 @@ pub use records::{
 };
 
 use crate::container::names;
-use crate::physical::record::CardRecord;
 use crate::docker::adopt::Adoption;
+use crate::physical::record::CardRecord;
 use crate::problem::{conflict, not_found};
 
 /// Version of the file's layout.

@@ -37,7 +37,6 @@ impl Agent {
             .driver
             .as_deref()
             .map_or(Ok(Driver::default()), str::parse)?;
-        check_driver(driver)?;
         check_labels(&new.labels)?;
         let networks = self.store.networks()?;
         let mut pairs = new.options.clone();
@@ -301,20 +300,6 @@ impl Agent {
             })
             .chain(addresses)
             .collect())
-    }
-}
-
-/// Refuses what no code carries packets for: a driver begins to exist here, and in
-/// [`Agent::make_network`].
-pub(super) fn check_driver(driver: Driver) -> Result<()> {
-    match driver {
-        Driver::Bridge | Driver::Overlay | Driver::Macvlan | Driver::Ipvlan | Driver::Underlay => {
-            Ok(())
-        }
-        other => Err(invalid(format!(
-            "this netpath cannot make networks of driver {other}, leave out --driver or write \
-             --driver bridge or --driver overlay"
-        ))),
     }
 }
 

@@ -332,7 +332,9 @@ fn endpoint(
 /// Devices that are there as an endpoint has them.
 pub fn still_there(endpoint: &AdoptedEndpoint, bridge: u32, links: &[Link]) -> bool {
     links.iter().any(|link| {
-        link.index == endpoint.ifindex && link.name == endpoint.device && link.master == Some(bridge)
+        link.index == endpoint.ifindex
+            && link.name == endpoint.device
+            && link.master == Some(bridge)
     })
 }
 
