@@ -23,7 +23,7 @@ fn variant(name: &str, what: &str, container: &Namespace, host: &Host) -> Varian
 
 /// Driver `underlay`.
 pub fn underlay(site: &Site) -> Result<Variant> {
-    let name = format!("{NETPATH}.wire");
+    let name = format!("{NETPATH}-wire");
     let mut agent = Agent::start(site, &name)?;
     let container = site.namespace(&format!("{name}.c1"))?;
     let network = CreateNetwork {
