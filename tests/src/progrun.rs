@@ -4,6 +4,9 @@
 //! folder of its own on the bpffs. Redirects are not carried out: what is seen is the action
 //! and the frame as the program left it.
 
+mod addresses;
+mod outcome;
+
 use std::collections::HashMap;
 use std::fs;
 use std::net::IpAddr;
@@ -25,155 +28,13 @@ use nix::sched::{CloneFlags, unshare};
 
 use crate::packets::{Sample, ip};
 use crate::verify;
-
-/// Addresses of the test's host and of those it talks to, by family.
-#[derive(Clone, Copy, Debug)]
-pub struct Family {
-    /// Container A.
-    pub a: &'static str,
-    /// Container B, of the same network.
-    pub b: &'static str,
-    /// A container of another network.
-    pub red: &'static str,
-    /// The gateway of the first network.
-    pub gateway: &'static str,
-    /// The uplink's address.
-    pub uplink: &'static str,
-    /// Somebody behind the default route.
-    pub remote: &'static str,
-    /// An address of the first network that nobody has.
-    pub nobody: &'static str,
-    /// A destination without a route.
-    pub unrouted: &'static str,
-    /// The wildcard.
-    pub any: &'static str,
-}
-
-/// Addresses of IPv4.
-pub const V4: Family = Family {
-    a: "10.1.0.2",
-    b: "10.1.0.3",
-    red: "10.2.0.2",
-    gateway: "10.1.0.1",
-    uplink: "192.0.2.1",
-    remote: "203.0.113.9",
-    nobody: "10.1.0.77",
-    unrouted: "198.18.0.1",
-    any: "0.0.0.0",
+pub use addresses::{
+    FAMILIES, Family, MAC_A, MAC_B, MAC_GATEWAY, MAC_GATEWAY_RED, MAC_RED, V4, V6,
 };
-
-/// Addresses of IPv6.
-pub const V6: Family = Family {
-    a: "fd01::2",
-    b: "fd01::3",
-    red: "fd02::2",
-    gateway: "fd01::1",
-    uplink: "2001:db8::1",
-    remote: "2001:db8:ffff::9",
-    nobody: "fd01::77",
-    unrouted: "2001:db8:dead::1",
-    any: "::",
-};
-
-/// Both families.
-pub const FAMILIES: [Family; 2] = [V4, V6];
-
-/// MAC address of container A.
-pub const MAC_A: [u8; 6] = [2, 0, 0, 0, 0, 2];
-/// MAC address of container B.
-pub const MAC_B: [u8; 6] = [2, 0, 0, 0, 0, 3];
-/// MAC address of the container of the other network.
-pub const MAC_RED: [u8; 6] = [2, 0, 0, 0, 0, 4];
-/// MAC address of the first network's gateway.
-pub const MAC_GATEWAY: [u8; 6] = [2, 0, 0, 0, 1, 1];
-/// MAC address of the second network's gateway.
-pub const MAC_GATEWAY_RED: [u8; 6] = [2, 0, 0, 0, 1, 2];
+pub use outcome::{Action, At, Run};
 
 /// Ports for masquerading.
 pub const SNAT_PORTS: (u16, u16) = (30_000, 31_999);
-
-/// What a program says shall happen.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Action {
-    /// To the stack, or to the next program (TC_ACT_UNSPEC).
-    Pass,
-    /// To where the program said (TC_ACT_REDIRECT).
-    Redirect,
-    /// Nowhere (TC_ACT_SHOT).
-    Drop,
-}
-
-impl Action {
-    fn of(value: u32) -> Self {
-        match value.cast_signed() {
-            -1 => Self::Pass,
-            2 => Self::Drop,
-            7 => Self::Redirect,
-            other => panic!("the program returned {other}"),
-        }
-    }
-}
-
-/// What became of a frame.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Run {
-    /// What shall happen.
-    pub action: Action,
-    /// The reason of a drop, as it was counted.
-    pub reason: Option<String>,
-    /// The frame as the program left it.
-    pub frame: Vec<u8>,
-}
-
-impl Run {
-    /// The packet of a redirected frame.
-    pub fn sent(&self) -> Sample {
-        assert_eq!(self.action, Action::Redirect, "{:?}", self.reason);
-        Sample::read(&self.frame).unwrap_or_else(|| panic!("cannot read {:02x?}", self.frame))
-    }
-
-    /// Asserts that it was dropped for this reason.
-    pub fn dropped(&self, reason: &str) {
-        assert_eq!(
-            (self.action, self.reason.as_deref()),
-            (Action::Drop, Some(reason))
-        );
-    }
-}
-
-/// A hook, as named in the counters; its program; the device that frames come by.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum At {
-    /// A container's veth, by its number (A is 0, B is 1, the other network's is 2).
-    Container(usize),
-    /// The same without the short way.
-    Beyond(usize),
-    /// The uplink.
-    Uplink,
-    /// The first network's gateway device; whether the packet is forwarded for somebody.
-    Gateway(bool),
-    /// The uplink, before the stack.
-    Xdp,
-    /// The uplink as a wire that containers share: what comes in, and what goes out.
-    Wire(bool),
-    /// A veth on that wire, by its ifindex.
-    Card(u32),
-}
-
-impl At {
-    fn names(self) -> (&'static str, &'static str) {
-        match self {
-            Self::Container(_) => ("container", "np_container"),
-            Self::Beyond(_) => ("container", "np_beyond"),
-            Self::Uplink => ("uplink", "np_uplink"),
-            Self::Gateway(_) => ("gateway", "np_gateway"),
-            Self::Xdp => ("xdp", "np_xdp"),
-            Self::Wire(true) => ("underlay", "np_wire_in"),
-            Self::Wire(false) => ("underlay", "np_wire_out"),
-            Self::Card(_) => ("underlay", "np_card"),
-        }
-    }
-}
 
 /// How the test's host is to be.
 #[derive(Clone, Copy, Debug)]

@@ -3,7 +3,8 @@
 //! Host number 0 has the address `192.0.2.1` and `2001:db8:1::1`, number 1 `.2` and `::2`, and
 //! so on. The switch is a machine as well, `192.0.2.254`: it sees all frames and can send any.
 
-use super::{Lab, NUMBER, SWEEP, UPLINK, ip, remove_leftovers, remove_namespace};
+use super::sweep::{remove_leftovers, remove_namespace};
+use super::{Lab, NUMBER, SWEEP, UPLINK, ip};
 use crate::command::{Ran, run};
 use std::ops::Index;
 use std::process::Command;
