@@ -68,11 +68,13 @@ pub enum DropReason {
     UnknownVtep = 51,
     /// Through a tunnel, with a source address that is not behind the host that sent it.
     SpoofedTunnel = 52,
+    /// A container passed on an aggregate that came through a tunnel.
+    PassedOnAggregate = 53,
 }
 
 impl DropReason {
     /// All reasons, for listings.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::Malformed,
         Self::UnknownEtherType,
         Self::SpoofedSource,
@@ -104,6 +106,7 @@ impl DropReason {
         Self::UnknownVni,
         Self::UnknownVtep,
         Self::SpoofedTunnel,
+        Self::PassedOnAggregate,
     ];
 
     /// What it means, for people.
@@ -139,6 +142,9 @@ impl DropReason {
             Self::UnknownVni => "a tunnel's number (VNI) of no network",
             Self::UnknownVtep => "through a tunnel from a host that is not in the network",
             Self::SpoofedTunnel => "a source address that is not behind the host that sent it",
+            Self::PassedOnAggregate => {
+                "an aggregate out of a tunnel, passed on by a container; it is sent again"
+            }
             Self::PortFixed => "SCTP keeps its ports, and this one is taken or leads to another",
         }
     }

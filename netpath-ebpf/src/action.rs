@@ -25,7 +25,7 @@ use network_types::tcp::TcpHdr;
 
 use crate::frame::Linear;
 use crate::kernel::Kernel;
-use crate::{event, maps, neighbour, rewrite, route};
+use crate::{aggregate, event, maps, neighbour, rewrite, route};
 
 /// What became of a packet that was not dropped.
 pub enum Outcome {
@@ -337,6 +337,9 @@ fn redirect(kernel: &Kernel<'_>, packet: &Packet, flow: &Flow) -> Result<(), Dro
             rewrite::macs(kernel.ctx, &flow.dst_mac, &flow.src_mac)?;
             // SAFETY: a helper with plain arguments.
             unsafe { bpf_redirect_peer(flow.ifindex, 0) }
+        }
+        Toward::Uplink if !aggregate::may_leave(kernel) => {
+            return Err(DropReason::PassedOnAggregate);
         }
         Toward::Uplink => redirect_neigh(flow.ifindex, &flow.next_hop),
         // SAFETY: as above.

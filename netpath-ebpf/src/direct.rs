@@ -2,8 +2,7 @@
 //! packets for which it is as right and faster.
 //!
 //! Out of a container that is every packet to a host that is reached by IPv4. Back it is single packets
-//! only: the kernel notes in an aggregate that it was encapsulated, and only the device can take that
-//! away, without which a container could not pass it on. Everything unusual is the device's as well.
+//! and aggregates of TCP, as far as [`aggregate`] allows. Everything unusual is the device's.
 
 use core::mem::offset_of;
 use core::ptr;
@@ -29,7 +28,7 @@ use network_types::udp::UdpHdr;
 use crate::action::{self, ETH_IPV4, ETH_IPV6};
 use crate::frame::Linear;
 use crate::kernel::Kernel;
-use crate::{maps, route};
+use crate::{aggregate, maps, route};
 
 /// Bytes of outer headers behind the outer Ethernet header.
 const OUTER: usize = OVERHEAD_V4 as usize;
@@ -214,9 +213,8 @@ pub fn unwrap(
     outer: &Packet,
     ifindex: u32,
 ) -> Result<Option<VtepKey>, DropReason> {
-    let linear = Linear::of(kernel.ctx, (INNER + EthHdr::LEN) as u32);
-    let usual = kernel.gso_size() == 0
-        && outer.tuple.src.is_v4()
+    let linear = Linear::of(kernel.ctx, (INNER + EthHdr::LEN + Ipv4Hdr::LEN) as u32);
+    let usual = outer.tuple.src.is_v4()
         && usize::from(outer.l4) == UDP
         && outer.fragment == Fragment::Whole
         && outer.end == outer.len
@@ -233,11 +231,15 @@ pub fn unwrap(
         return Ok(None);
     }
     let inner: [u16; 7] = linear.load(INNER)?;
-    let family = match inner[6] {
-        ETH_IPV4 => BPF_F_ADJ_ROOM_DECAP_L3_IPV4,
-        ETH_IPV6 => BPF_F_ADJ_ROOM_DECAP_L3_IPV6,
+    let ip: [u32; 3] = linear.load(INNER + EthHdr::LEN)?;
+    let (family, proto) = match inner[6] {
+        ETH_IPV4 => (BPF_F_ADJ_ROOM_DECAP_L3_IPV4, ip[2].to_ne_bytes()[1]),
+        ETH_IPV6 => (BPF_F_ADJ_ROOM_DECAP_L3_IPV6, ip[1].to_ne_bytes()[2]),
         _ => return Ok(None),
     };
+    if !aggregate::may_unwrap(kernel, proto) {
+        return Ok(None);
+    }
     let key = VtepKey {
         addr: outer.tuple.src,
         vni: u32::from_be(vni) >> 8,

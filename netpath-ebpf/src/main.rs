@@ -17,6 +17,7 @@
 #![allow(missing_docs)]
 
 mod action;
+mod aggregate;
 mod direct;
 mod event;
 mod frame;

@@ -112,6 +112,10 @@ pub static VTEP_COUNTS: PerCpuArray<VtepCounts, { MAX_VTEPS as usize }> = PerCpu
 #[btf_map(name = "underlay")]
 pub static UNDERLAY: Array<Underlay, { MAX_VTEPS as usize }> = Array::new();
 
+/// What is known of aggregates out of tunnels, see `aggregate.rs`.
+#[btf_map(name = "aggregates")]
+pub static AGGREGATES: Array<u32, 1> = Array::new();
+
 /// Connections of adopted networks whose translation is the kernel's.
 #[btf_map(name = "kernel_flows")]
 pub static KERNEL_FLOWS: HashMap<Tuple, u32, { MAX_KERNEL_FLOWS as usize }, NO_PREALLOC> =

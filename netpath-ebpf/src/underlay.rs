@@ -22,7 +22,7 @@ use network_types::ip::{IpProto, Ipv6Hdr};
 use crate::action::{self, ETH_ARP, ETH_IPV6, Outcome};
 use crate::frame::Linear;
 use crate::kernel::Kernel;
-use crate::{maps, neighbour};
+use crate::{aggregate, maps, neighbour};
 
 /// Tag protocol 802.1Q, in memory order.
 const VLAN_8021Q: u16 = 0x8100u16.to_be();
@@ -250,6 +250,9 @@ pub fn from_card(kernel: &Kernel<'_>) -> Result<Outcome, DropReason> {
             unsafe { bpf_redirect_peer(neighbour, 0) },
             Outcome::ToContainer,
         );
+    }
+    if !aggregate::may_leave(kernel) {
+        return Err(DropReason::PassedOnAggregate);
     }
     tag.put(kernel)?;
     to(kernel, parent)

@@ -6,6 +6,7 @@ mod kernel;
 mod lifecycle;
 mod netpaths;
 mod openvswitch;
+mod passing;
 mod sizes;
 mod wire;
 
@@ -82,6 +83,12 @@ impl Place<'_> {
         } else {
             address.to_owned()
         };
+        self.fetches_from(&host)
+    }
+
+    /// As [`Self::fetches`], from an address as it stands in a URL, which may have a port.
+    #[track_caller]
+    fn fetches_from(&self, host: &str) -> String {
         let script = format!("curl -sS --fail --max-time 110 http://{host}/big | sha256sum");
         let child = start(self.command(&["sh", "-c", &script]));
         let said = finish_within(child, PATIENCE).ok();

@@ -6,7 +6,7 @@ use netpath_tests::lab::hosts::{Hosts, v4, v6};
 use crate::{Place, make_big, run_server};
 
 /// Two hosts whose tunnels go by IPv4, or by IPv6, which leaves less room.
-fn hosts(underlay_v6: bool, mtu: &str) -> Hosts {
+pub fn hosts(underlay_v6: bool, mtu: &str) -> Hosts {
     let mut hosts = Hosts::new(2);
     hosts.set_mtu(mtu);
     hosts.start_agents(&[0, 1]);
