@@ -104,6 +104,9 @@ pub const BEYOND: u32 = 0;
 /// Place of the program `np_unwrap` in map `stages`.
 pub const UNWRAP: u32 = 1;
 
+/// Place of the program `np_routed` in map `stages`.
+pub const ROUTED: u32 = 2;
+
 /// No device.
 pub const NOBODY: u32 = 0;
 

@@ -3,8 +3,14 @@
 //! A card has a MAC address of its own on the parent's wire. Frames find it by that address, so
 //! that whatever IP addresses it has (from a DHCP server, from a router's advertisement) nobody
 //! has to be told. The parent's VLANs are segments of their own: a card is in exactly one.
+//!
+//! Some wires (a cloud's, a wireless network's) carry one MAC address a machine. On such a parent
+//! cards are *routed*: the wire knows them by the parent's MAC address, so they are found by their
+//! IP addresses, which must be known then. The host answers for them there, and a router that does
+//! not exist answers for the wire here.
 
 use crate::addr::{Addr, Mac};
+use crate::checksum::{apply, fold};
 use crate::packet::Packet;
 use crate::reason::DropReason;
 
@@ -37,6 +43,16 @@ pub struct Card {
 pub const ANY_SOURCE4: u8 = 1;
 /// The container may send from any IPv6 address.
 pub const ANY_SOURCE6: u8 = 2;
+/// The wire knows the container by the parent's MAC address.
+pub const ROUTED: u8 = 4;
+
+/// What map `card_macs` has for the MAC address of a parent with routed cards: no device has this
+/// number.
+pub const ROUTED_PARENT: u32 = u32::MAX;
+
+/// The MAC address that routed cards take for that of everybody on the wire. It is locally
+/// administered, and no frame on any wire has it.
+pub const ROUTER_MAC: Mac = Mac::new([0x02, 0x6e, 0x70, 0x00, 0x00, 0x01]);
 
 /// Key of map `card_macs`: who has this MAC address on a segment?
 #[repr(C)]
@@ -55,6 +71,30 @@ impl CardMac {
     #[inline(always)]
     pub const fn new(parent: u32, vlan: u16, mac: [u16; 3]) -> Self {
         Self { parent, vlan, mac }
+    }
+}
+
+/// Key of map `card_addrs`: who has this address behind the parent's MAC address?
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct CardAddr {
+    /// The address.
+    pub addr: Addr,
+    /// The parent.
+    pub parent: u32,
+    /// Always 0.
+    pub reserved: u32,
+}
+
+impl CardAddr {
+    /// The key of an address.
+    #[inline(always)]
+    pub const fn new(parent: u32, addr: Addr) -> Self {
+        Self {
+            addr,
+            parent,
+            reserved: 0,
+        }
     }
 }
 
@@ -90,6 +130,7 @@ impl SegmentPlace {
 
 const _: () = assert!(size_of::<Card>() == 72);
 const _: () = assert!(size_of::<CardMac>() == 12 && size_of::<SegmentPlace>() == 8);
+const _: () = assert!(size_of::<CardAddr>() == 24);
 
 /// Cards that a host can have at a time.
 pub const MAX_CARDS: u32 = 4_096;
@@ -111,10 +152,78 @@ pub const ARP_WORDS: usize = 14;
 const ARP_HEAD: [u16; 3] = [1u16.to_be(), 0x0800u16.to_be(), 0x0604u16.to_be()];
 
 const ROUTER_ADVERTISEMENT: u8 = 134;
+const NEIGHBOUR_SOLICITATION: u8 = 135;
 const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 const REDIRECT: u8 = 137;
 
+/// Length of a neighbour advertisement with one option, in words of 2 bytes (RFC 4861, 4.4).
+pub const ADVERTISEMENT_WORDS: usize = 16;
+/// Type 2, the target's link-layer address; length in words of 8 bytes.
+const TARGET_ADDRESS: u16 = u16::from_ne_bytes([2, 1]);
+
+/// Who answers when a routed card asks for the owner of an address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Answerer {
+    /// The owner, who is on this host: the host itself or a neighbour. Or nobody.
+    Owner,
+    /// The router that does not exist, for somebody on the wire.
+    Router,
+}
+
 impl Card {
+    /// Whether the wire knows the container by the parent's MAC address.
+    #[inline(always)]
+    pub const fn is_routed(&self) -> bool {
+        self.flags & ROUTED != 0
+    }
+
+    /// Whether this is one of the container's addresses.
+    #[inline(always)]
+    pub fn owns(&self, addr: &Addr) -> bool {
+        !addr.is_unspecified()
+            && (*addr == self.addr4 || *addr == self.addr6 || *addr == self.link_local)
+    }
+
+    /// Who answers when the container asks for the owner of an address, by `is_here`: whether
+    /// the host or another of its containers has it. Link-local addresses do not cross a router.
+    #[inline(always)]
+    pub fn answerer(&self, addr: &Addr, is_here: impl FnOnce(&Addr) -> bool) -> Answerer {
+        // Nobody answers for an address to its owner (the search for duplicates).
+        let nobodys = self.owns(addr) || addr.is_group() || addr.is_no_source();
+        if nobodys || addr.is_link_local_v6() || is_here(addr) {
+            Answerer::Owner
+        } else {
+            Answerer::Router
+        }
+    }
+
+    /// What becomes of a message of neighbour discovery for a group, by its type; `searches`: it is
+    /// from no address. Only what is said about oneself is the wire's business: the search for
+    /// duplicates and its answer.
+    #[inline(always)]
+    pub const fn is_for_wire(kind: u8, searches: bool) -> bool {
+        kind == NEIGHBOUR_ADVERTISEMENT || kind == NEIGHBOUR_SOLICITATION && searches
+    }
+
+    /// Has an advertisement of the container name the parent's MAC address in the place of its
+    /// own. False, and nothing is changed, if it does not name its own.
+    #[inline(always)]
+    pub fn advertise(&self, words: &mut [u16; ADVERTISEMENT_WORDS]) -> bool {
+        let [_, sum, _, _, _, _, _, _, _, _, _, _, option, a, b, c] = *words;
+        if option != TARGET_ADDRESS || !self.mac.is([a, b, c]) {
+            return false;
+        }
+        let [d, e, f] = self.parent_mac.words();
+        let add = |a: u16, b: u16, c: u16| fold(u64::from(a) + u64::from(b) + u64::from(c));
+        let removed = add(a, b, c);
+        let added = add(d, e, f);
+        words[1] = apply(sum, fold(u64::from(!removed) + u64::from(added)));
+        words[13] = d;
+        words[14] = e;
+        words[15] = f;
+        true
+    }
+
     /// Whether the container may send from this address. Whoever has none yet sends from none:
     /// a DHCP client, and the search for duplicates.
     #[inline(always)]

@@ -16,7 +16,7 @@ use crate::search::Searches;
 use crate::socket::{Dialled, Resolver, SocketPeer};
 use crate::tunnel::{Prefix, Tunnel, Vni, Vtep, VtepCounts, VtepKey};
 use crate::tuple::Tuple;
-use crate::underlay::{Card, CardMac, SegmentPlace};
+use crate::underlay::{Card, CardAddr, CardMac, SegmentPlace};
 
 macro_rules! pod {
     ($($record:ty),+ $(,)?) => {
@@ -32,6 +32,7 @@ macro_rules! pod {
 pod!(
     Addr,
     Card,
+    CardAddr,
     CardMac,
     Config,
     Count,

@@ -7,7 +7,8 @@
 //! * `np_uplink`, which goes on in `np_unwrap`: tcx ingress of an uplink
 //! * `np_gateway`: tcx egress of a network's gateway device
 //! * `np_overlay`: tcx ingress of a VXLAN device
-//! * `np_wire_in`, `np_wire_out`, `np_card`: a card whose wire containers share, and their veths
+//! * `np_wire_in`, `np_wire_out`, `np_card`: a card whose wire containers share, and their veths;
+//!   they go on in `np_routed`
 //! * `np_connect4` and its like: cgroup hooks of the host's own sockets
 //! * `np_xdp`: XDP of an uplink
 //! * `np_sweep`: attached nowhere; the agent runs it to remove idle flows
@@ -29,6 +30,7 @@ mod neighbour;
 mod overlay;
 mod rewrite;
 mod route;
+mod routed;
 mod socket;
 mod sweep;
 mod too_big;
@@ -101,6 +103,14 @@ pub fn np_wire_out(ctx: TcContext) -> i32 {
 pub fn np_card(ctx: TcContext) -> i32 {
     let kernel = Kernel::new(&ctx, Hook::Underlay);
     action::finish(&kernel, underlay::from_card(&kernel))
+}
+
+/// Where [`np_card`] and [`np_wire_in`] go on with questions that are answered, and with what has
+/// to get another MAC address.
+#[classifier]
+pub fn np_routed(ctx: TcContext) -> i32 {
+    let kernel = Kernel::new(&ctx, Hook::Underlay);
+    action::finish(&kernel, routed::run(&kernel))
 }
 
 /// Everything from outside comes by here first, before it is a packet of the stack's. Frames

@@ -29,7 +29,7 @@ use netpath_common::tunnel::{
     MAX_REMOTES, MAX_TUNNELS, MAX_VTEPS, Prefix, Tunnel, Underlay, Vni, Vtep, VtepCounts, VtepKey,
 };
 use netpath_common::tuple::{MAX_KERNEL_FLOWS, Tuple};
-use netpath_common::underlay::{Card, CardMac, MAX_CARDS, SegmentPlace};
+use netpath_common::underlay::{Card, CardAddr, CardMac, MAX_CARDS, SegmentPlace};
 
 use crate::host_socket::SockKey;
 
@@ -152,9 +152,15 @@ pub static RESOLVERS: HashMap<u64, Resolver, { MAX_ENDPOINTS as usize }, NO_PREA
 #[btf_map(name = "cards")]
 pub static CARDS: HashMap<u32, Card, { MAX_CARDS as usize }, NO_PREALLOC> = HashMap::new();
 
-/// The host-side veth of a card by its MAC address on its segment.
+/// The host-side veth of a card by its MAC address on its segment; and
+/// [`netpath_common::underlay::ROUTED_PARENT`].
 #[btf_map(name = "card_macs")]
 pub static CARD_MACS: HashMap<CardMac, u32, { MAX_CARDS as usize }, NO_PREALLOC> = HashMap::new();
+
+/// The host-side veth of a routed card by its address: IPv4, IPv6, link-local.
+#[btf_map(name = "card_addrs")]
+pub static CARD_ADDRS: HashMap<CardAddr, u32, { 3 * MAX_CARDS as usize }, NO_PREALLOC> =
+    HashMap::new();
 
 /// The members of each segment, and how many there are.
 #[btf_map(name = "segments")]
@@ -164,7 +170,7 @@ pub static SEGMENTS: HashMap<SegmentPlace, u32, { 2 * MAX_CARDS as usize }, NO_P
 /// Programs that others go on in, by [`netpath_common::link::BEYOND`] and its like. Each load of
 /// the object has an array of its own: programs and what they go on in are of one version.
 #[btf_map(name = "stages")]
-pub static STAGES: ProgramArray<2> = ProgramArray::new();
+pub static STAGES: ProgramArray<3> = ProgramArray::new();
 
 /// Memory for what is learnt of the packet at hand.
 #[btf_map(name = "packet")]

@@ -16,6 +16,7 @@ use netpath_common::packet::{Fragment, Frame as _, L3, Packet};
 use netpath_common::policy::OVERLAY;
 use netpath_common::reason::DropReason;
 use netpath_common::tunnel::{Tunnel, Vtep, VtepKey};
+use netpath_common::underlay::{Card, ROUTER_MAC};
 use network_types::eth::EthHdr;
 use network_types::ip::Ipv6Hdr;
 
@@ -38,8 +39,8 @@ const ARP_REPLY: u16 = 2u16.to_be();
 /// Router solicitation, the first of the neighbour discovery messages; redirect is the last.
 const FIRST_DISCOVERY: u8 = 133;
 const LAST_DISCOVERY: u8 = 137;
-const NEIGHBOUR_SOLICITATION: u8 = 135;
-const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+pub const NEIGHBOUR_SOLICITATION: u8 = 135;
+pub const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 
 /// A solicitation without options (RFC 4861, 4.3), in words of 4 bytes.
 const SOLICITATION: usize = 6;
@@ -159,6 +160,68 @@ impl Asker for Remote<'_> {
     }
 }
 
+/// A container that takes everybody on its wire for one router. Whether the router answers has
+/// been decided.
+struct Routed<'a> {
+    kernel: &'a Kernel<'a>,
+    card: &'a Card,
+}
+
+impl Asker for Routed<'_> {
+    const SPOOFED: DropReason = DropReason::SpoofedSource;
+
+    #[inline(always)]
+    fn may_ask(&self, addr: &Addr) -> bool {
+        self.card.may_send_from(addr)
+    }
+
+    #[inline(always)]
+    fn has_mac(&self, mac: [u16; 3]) -> bool {
+        self.card.mac.is(mac)
+    }
+
+    #[inline(always)]
+    fn resolve(&self, _: &Addr) -> Option<(Mac, bool)> {
+        Some((ROUTER_MAC, true))
+    }
+
+    #[inline(always)]
+    fn back(&self, to: &Mac, from: &Mac) -> Result<(), DropReason> {
+        back(self.kernel, to, from)
+    }
+}
+
+/// Somebody on a wire who asks for such a container.
+struct OnWire<'a> {
+    kernel: &'a Kernel<'a>,
+    /// The parent's MAC address.
+    mac: &'a Mac,
+}
+
+impl Asker for OnWire<'_> {
+    const SPOOFED: DropReason = DropReason::SpoofedSource;
+
+    #[inline(always)]
+    fn may_ask(&self, _: &Addr) -> bool {
+        true
+    }
+
+    #[inline(always)]
+    fn has_mac(&self, _: [u16; 3]) -> bool {
+        true
+    }
+
+    #[inline(always)]
+    fn resolve(&self, _: &Addr) -> Option<(Mac, bool)> {
+        Some((*self.mac, false))
+    }
+
+    #[inline(always)]
+    fn back(&self, to: &Mac, from: &Mac) -> Result<(), DropReason> {
+        back(self.kernel, to, from)
+    }
+}
+
 /// Sends the frame back where it came from.
 #[inline(always)]
 pub fn back(kernel: &Kernel<'_>, to: &Mac, from: &Mac) -> Result<(), DropReason> {
@@ -180,6 +243,18 @@ pub fn answer_arp(kernel: &Kernel<'_>, veth: &Veth) -> Option<DropReason> {
 #[inline(never)]
 pub fn answer_arp_of(kernel: &Kernel<'_>, vtep: &Vtep, key: &VtepKey) -> Option<DropReason> {
     try_arp(kernel, &Remote { kernel, vtep, key }).err()
+}
+
+/// Answers the ARP request of a container that takes everybody on its wire for one router.
+#[inline(never)]
+pub fn answer_arp_of_card(kernel: &Kernel<'_>, card: &Card) -> Option<DropReason> {
+    try_arp(kernel, &Routed { kernel, card }).err()
+}
+
+/// Answers an ARP request from the wire for such a container, with the parent's MAC address.
+#[inline(never)]
+pub fn answer_arp_on_wire(kernel: &Kernel<'_>, mac: &Mac) -> Option<DropReason> {
+    try_arp(kernel, &OnWire { kernel, mac }).err()
 }
 
 #[inline(always)]
@@ -206,7 +281,7 @@ fn try_arp<A: Asker>(kernel: &Kernel<'_>, asker: &A) -> Result<(), DropReason> {
 
 /// An IPv4 address from two words in memory order.
 #[inline(always)]
-fn v4(a: u16, b: u16) -> Addr {
+pub fn v4(a: u16, b: u16) -> Addr {
     // SAFETY: integers of the same total size.
     Addr::v4(unsafe { core::mem::transmute::<[u16; 2], [u8; 4]>([a, b]) })
 }
@@ -249,6 +324,28 @@ pub fn handle_discovery_of(
     kind: u8,
 ) -> Option<DropReason> {
     try_discovery(kernel, &Remote { kernel, vtep, key }, packet, kind).err()
+}
+
+/// As [`answer_arp_of_card`], a neighbour solicitation.
+#[inline(never)]
+pub fn answer_discovery_of_card(
+    kernel: &Kernel<'_>,
+    card: &Card,
+    packet: &Packet,
+) -> Option<DropReason> {
+    let asker = Routed { kernel, card };
+    try_discovery(kernel, &asker, packet, NEIGHBOUR_SOLICITATION).err()
+}
+
+/// As [`answer_arp_on_wire`], a neighbour solicitation.
+#[inline(never)]
+pub fn answer_discovery_on_wire(
+    kernel: &Kernel<'_>,
+    mac: &Mac,
+    packet: &Packet,
+) -> Option<DropReason> {
+    let asker = OnWire { kernel, mac };
+    try_discovery(kernel, &asker, packet, NEIGHBOUR_SOLICITATION).err()
 }
 
 #[inline(always)]

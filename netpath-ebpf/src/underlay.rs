@@ -3,6 +3,8 @@
 //!
 //! Unicast takes one look-up and is never copied nor changed; a VLAN's tag lies beside the frame,
 //! not in it. Broadcast and multicast are copied to each member of the segment, one by one.
+//!
+//! What is different where all containers share the card's own MAC address: see [`crate::routed`].
 
 use core::mem::offset_of;
 
@@ -15,14 +17,14 @@ use netpath_common::env::{Env as _, Repeat};
 use netpath_common::packet::{Frame as _, L3};
 use netpath_common::reason::DropReason;
 use netpath_common::tuple::OUTSIDE;
-use netpath_common::underlay::{ARP_WORDS, Card, CardMac, SegmentPlace, is_group};
+use netpath_common::underlay::{ARP_WORDS, Card, CardMac, ROUTED_PARENT, SegmentPlace, is_group};
 use network_types::eth::EthHdr;
 use network_types::ip::{IpProto, Ipv6Hdr};
 
 use crate::action::{self, ETH_ARP, ETH_IPV6, Outcome};
 use crate::frame::Linear;
 use crate::kernel::Kernel;
-use crate::{aggregate, maps, neighbour};
+use crate::{aggregate, maps, neighbour, routed};
 
 /// Tag protocol 802.1Q, in memory order.
 const VLAN_8021Q: u16 = 0x8100u16.to_be();
@@ -30,7 +32,7 @@ const VLAN_8021Q: u16 = 0x8100u16.to_be();
 const VLAN_ID: u16 = 0x0fff;
 
 /// Where the next program of the device, or the stack, goes on with the frame as it is.
-const PASS: i32 = TC_ACT_UNSPEC;
+pub const PASS: i32 = TC_ACT_UNSPEC;
 
 /// What stands beside a frame: its VLAN tag.
 #[derive(Clone, Copy)]
@@ -120,14 +122,14 @@ impl Repeat for Copies<'_, '_> {
 
 /// A value of a map; 0 if there is none.
 #[inline(always)]
-fn at(value: Option<*const u32>) -> u32 {
+pub fn at(value: Option<*const u32>) -> u32 {
     // SAFETY: map values stay allocated while the program runs.
     value.map_or(0, |value| unsafe { *value })
 }
 
 /// Copies a frame without a tag to the members of a segment, but for its sender.
 #[inline(always)]
-fn copy(kernel: &Kernel<'_>, parent: u32, vlan: u16, sender: u32) {
+pub fn copy(kernel: &Kernel<'_>, parent: u32, vlan: u16, sender: u32) {
     let count = at(maps::SEGMENTS.get_ptr(SegmentPlace::count(parent, vlan)));
     let mut copies = Copies {
         kernel,
@@ -140,14 +142,14 @@ fn copy(kernel: &Kernel<'_>, parent: u32, vlan: u16, sender: u32) {
 
 /// The card that has a MAC address; 0 if none has.
 #[inline(always)]
-fn find(parent: u32, vlan: u16, mac: [u16; 3]) -> u32 {
+pub fn find(parent: u32, vlan: u16, mac: [u16; 3]) -> u32 {
     at(maps::CARD_MACS.get_ptr(CardMac::new(parent, vlan, mac)))
 }
 
-/// What comes from the wire, or leaves the host by it, goes on as it is unless it is for a
-/// container: others' frames are not ours to count.
+/// What comes from the wire (`inward`), or leaves the host by it, goes on as it is unless it is for
+/// a container: others' frames are not ours to count.
 #[inline(always)]
-fn pass_or_take(kernel: &Kernel<'_>, deliver: impl FnOnce(u32) -> i64) -> i32 {
+fn pass_or_take(kernel: &Kernel<'_>, inward: bool, deliver: impl FnOnce(u32) -> i64) -> i32 {
     let linear = Linear::as_is(kernel.ctx);
     let (Ok(dst), Ok(src)) = (
         linear.load::<[u16; 3]>(offset_of!(EthHdr, dst_addr)),
@@ -161,8 +163,12 @@ fn pass_or_take(kernel: &Kernel<'_>, deliver: impl FnOnce(u32) -> i64) -> i32 {
     let (parent, vlan) = (kernel.ifindex(), tag.vlan());
     if is_group(dst) {
         // A container's own: it has been copied, and is on its way to the host or to the wire.
-        if find(parent, vlan, src) != 0 {
+        let sender = find(parent, vlan, src);
+        if sender != 0 && (sender != ROUTED_PARENT || routed::is_from_card(kernel)) {
             return PASS;
+        }
+        if inward && vlan == 0 && routed::asks_for(kernel, parent) != 0 {
+            return action::finish(kernel, Err(routed::go_on(kernel)));
         }
         if tag.take(kernel).is_err() {
             return PASS;
@@ -177,6 +183,13 @@ fn pass_or_take(kernel: &Kernel<'_>, deliver: impl FnOnce(u32) -> i64) -> i32 {
     if card == 0 {
         return PASS;
     }
+    if card == ROUTED_PARENT {
+        return if inward {
+            routed::from_wire(kernel, parent)
+        } else {
+            PASS
+        };
+    }
     let result = tag.take(kernel).and_then(|()| {
         if deliver(card) == i64::from(TC_ACT_REDIRECT) {
             Ok(Outcome::ToContainer)
@@ -190,7 +203,7 @@ fn pass_or_take(kernel: &Kernel<'_>, deliver: impl FnOnce(u32) -> i64) -> i32 {
 /// The parent's ingress: what comes from the wire, and what containers send to the host.
 #[inline(always)]
 pub fn from_wire(kernel: &Kernel<'_>) -> i32 {
-    pass_or_take(kernel, |card| {
+    pass_or_take(kernel, true, |card| {
         action::claim(kernel);
         // SAFETY: a helper with plain arguments.
         unsafe { bpf_redirect_peer(card, 0) }
@@ -202,7 +215,7 @@ pub fn from_wire(kernel: &Kernel<'_>) -> i32 {
 pub fn to_wire(kernel: &Kernel<'_>) -> i32 {
     // Not redirect_peer, which works from ingress only.
     // SAFETY: a helper with plain arguments.
-    pass_or_take(kernel, |card| unsafe { bpf_redirect(card, 0) })
+    pass_or_take(kernel, false, |card| unsafe { bpf_redirect(card, 0) })
 }
 
 /// A card's frames, from the container.
@@ -220,7 +233,10 @@ pub fn from_card(kernel: &Kernel<'_>) -> Result<Outcome, DropReason> {
         return Err(DropReason::SpoofedSource);
     }
     let dst: [u16; 3] = linear.load(offset_of!(EthHdr, dst_addr))?;
-    check(kernel, card, ether_type, &linear)?;
+    let asks = check(kernel, card, ether_type, &linear)?;
+    if card.is_routed() {
+        return routed::from_card(kernel, card, &linear, dst, asks);
+    }
     let tag = Tag {
         control: card.vlan,
         is_there: card.vlan != 0,
@@ -236,20 +252,11 @@ pub fn from_card(kernel: &Kernel<'_>) -> Result<Outcome, DropReason> {
     }
     if card.parent_mac.is(dst) {
         tag.put(kernel)?;
-        // SAFETY: a helper with plain arguments.
-        return action::redirected(
-            unsafe { bpf_redirect(parent, BPF_F_INGRESS.into()) },
-            Outcome::ToGateway,
-        );
+        return to_host(parent);
     }
     let neighbour = find(parent, vlan, dst);
     if neighbour != 0 {
-        action::claim(kernel);
-        // SAFETY: as above.
-        return action::redirected(
-            unsafe { bpf_redirect_peer(neighbour, 0) },
-            Outcome::ToContainer,
-        );
+        return to_neighbour(kernel, neighbour);
     }
     if !aggregate::may_leave(kernel) {
         return Err(DropReason::PassedOnAggregate);
@@ -258,9 +265,26 @@ pub fn from_card(kernel: &Kernel<'_>) -> Result<Outcome, DropReason> {
     to(kernel, parent)
 }
 
+/// Gives the frame to the host, as if it had come by the wire.
+#[inline(always)]
+pub fn to_host(parent: u32) -> Result<Outcome, DropReason> {
+    // SAFETY: a helper with plain arguments.
+    let result = unsafe { bpf_redirect(parent, BPF_F_INGRESS.into()) };
+    action::redirected(result, Outcome::ToGateway)
+}
+
+/// Gives the frame to the container behind a veth.
+#[inline(always)]
+pub fn to_neighbour(kernel: &Kernel<'_>, ifindex: u32) -> Result<Outcome, DropReason> {
+    action::claim(kernel);
+    // SAFETY: a helper with plain arguments.
+    let result = unsafe { bpf_redirect_peer(ifindex, 0) };
+    action::redirected(result, Outcome::ToContainer)
+}
+
 /// Sends the frame to the wire.
 #[inline(always)]
-fn to(kernel: &Kernel<'_>, parent: u32) -> Result<Outcome, DropReason> {
+pub fn to(kernel: &Kernel<'_>, parent: u32) -> Result<Outcome, DropReason> {
     // SAFETY: a helper with plain arguments.
     let sent = action::redirected(unsafe { bpf_redirect(parent, 0) }, Outcome::Sent)?;
     let len = kernel.ctx.len();
@@ -268,26 +292,26 @@ fn to(kernel: &Kernel<'_>, parent: u32) -> Result<Outcome, DropReason> {
     Ok(sent)
 }
 
-/// Judges who a frame says it is from.
+/// Judges who a frame says it is from. True: it is of ARP or neighbour discovery.
 #[inline(always)]
 fn check(
     kernel: &Kernel<'_>,
     card: &Card,
     ether_type: u16,
     linear: &Linear,
-) -> Result<(), DropReason> {
+) -> Result<bool, DropReason> {
     if ether_type == ETH_ARP {
         let words: [u16; ARP_WORDS] = linear.load(L3)?;
-        return card.check_arp(&words);
+        return card.check_arp(&words).map(|()| true);
     }
     let packet = kernel.packet(OUTSIDE)?;
     action::parse(packet, linear, ether_type)?;
     card.check(packet)?;
     if packet.ip_proto != IpProto::Ipv6Icmp as u8 || ether_type != ETH_IPV6 {
-        return Ok(());
+        return Ok(false);
     }
     let Some(kind) = neighbour::discovery(linear, packet)? else {
-        return Ok(());
+        return Ok(false);
     };
     // Discovery is not hidden behind extension headers.
     if usize::from(packet.l4) != L3 + Ipv6Hdr::LEN {
@@ -298,5 +322,5 @@ fn check(
         Ok([_, _, a, b, c, d]) => Addr::from_words([a, b, c, d]),
         Err(_) => Addr::UNSPECIFIED,
     };
-    card.check_discovery(kind, &target)
+    card.check_discovery(kind, &target).map(|()| true)
 }

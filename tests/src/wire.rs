@@ -48,6 +48,53 @@ impl Wire {
         );
     }
 
+    /// Opens a device to receive what the network stack gets of one protocol: behind the device's
+    /// programs, unlike a capture of all protocols.
+    pub fn listen(device: &str, protocol: u16) -> Self {
+        let wire = Self::open(device);
+        let mut address = wire.address;
+        address.sll_protocol = protocol.to_be();
+        let seconds = libc::timeval {
+            tv_sec: 2,
+            tv_usec: 0,
+        };
+        // SAFETY: address and value are as long as said.
+        let (bound, set) = unsafe {
+            (
+                libc::bind(
+                    wire.socket.as_raw_fd(),
+                    (&raw const address).cast(),
+                    size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+                ),
+                libc::setsockopt(
+                    wire.socket.as_raw_fd(),
+                    libc::SOL_SOCKET,
+                    libc::SO_RCVTIMEO,
+                    (&raw const seconds).cast(),
+                    size_of::<libc::timeval>() as libc::socklen_t,
+                ),
+            )
+        };
+        assert_eq!((bound, set), (0, 0), "{}", io::Error::last_os_error());
+        wire
+    }
+
+    /// The next frame; `None` if none came for two seconds.
+    pub fn receive(&self) -> Option<Vec<u8>> {
+        let mut frame = vec![0; 65_536];
+        // SAFETY: the buffer is as long as said.
+        let length = unsafe {
+            libc::recv(
+                self.socket.as_raw_fd(),
+                frame.as_mut_ptr().cast(),
+                frame.len(),
+                0,
+            )
+        };
+        frame.truncate(usize::try_from(length).ok()?);
+        Some(frame)
+    }
+
     /// Sends frames of one length that lie one behind the other, in one call; says how many went.
     pub fn send_many(&self, frames: &mut [u8], each: usize) -> usize {
         let mut parts: Vec<libc::iovec> = frames

@@ -3,7 +3,9 @@
 use netpath_common::addr::{Addr, Mac};
 use netpath_common::packet::Packet;
 use netpath_common::reason::DropReason;
-use netpath_common::underlay::{ANY_SOURCE4, ANY_SOURCE6, ARP_WORDS, Card, is_group};
+use netpath_common::underlay::{
+    ADVERTISEMENT_WORDS, ANY_SOURCE4, ANY_SOURCE6, ARP_WORDS, Answerer, Card, ROUTED, is_group,
+};
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
 
@@ -102,4 +104,70 @@ fn groups_are_told_by_the_first_octet() {
     assert!(is_group(words([0x33, 0x33, 0, 0, 0, 1])));
     assert!(!is_group(words(MAC)));
     assert!(!is_group(words([0, 1, 1, 1, 1, 1])));
+}
+
+#[test]
+fn the_router_answers_for_the_wire_and_for_nobody_else() {
+    let here = [addr("10.0.0.1"), addr("10.0.0.3"), addr("fd00::3")];
+    let of = |target: &str| card(ROUTED).answerer(&addr(target), |a| here.contains(a));
+    for wire in ["10.0.0.9", "198.51.100.1", "fd00::9", "169.254.169.254"] {
+        assert_eq!(of(wire), Answerer::Router, "{wire}");
+    }
+    for other in [
+        // Its own, which it asks for to find duplicates; and those of this host.
+        "10.0.0.2",
+        "fd00::2",
+        "fe80::2",
+        "10.0.0.1",
+        "10.0.0.3",
+        "fd00::3",
+        // What does not cross a router, and what nobody has.
+        "fe80::9",
+        "224.0.0.1",
+        "0.0.0.0",
+        "::",
+        "255.255.255.255",
+        "ff02::1",
+    ] {
+        assert_eq!(of(other), Answerer::Owner, "{other}");
+    }
+}
+
+#[test]
+fn the_wire_hears_what_a_container_says_about_itself() {
+    for (kind, searches, wire) in [
+        (133, false, false),
+        (133, true, false),
+        (135, false, false),
+        (135, true, true),
+        (136, false, true),
+    ] {
+        assert_eq!(Card::is_for_wire(kind, searches), wire, "{kind} {searches}");
+    }
+}
+
+#[test]
+fn advertisements_name_the_parents_mac_address() {
+    // The sum over all words, the checksum among them, does not change.
+    let sum = |words: &[u16; ADVERTISEMENT_WORDS]| {
+        let sum: u32 = words.iter().map(|word| u32::from(*word)).sum();
+        let sum = (sum & 0xffff) + (sum >> 16);
+        (sum & 0xffff) + (sum >> 16)
+    };
+    let mut words: [u16; ADVERTISEMENT_WORDS] = core::array::from_fn(|i| 0x0f34 * i as u16);
+    words[12] = u16::from_ne_bytes([2, 1]);
+    let own = Mac::new(MAC).words();
+    words[13..].copy_from_slice(&own);
+    let before = words;
+    assert!(card(ROUTED).advertise(&mut words));
+    assert_eq!(words[13..], card(ROUTED).parent_mac.words());
+    assert_eq!(words[2..13], before[2..13]);
+    assert_eq!(sum(&words) % 0xffff, sum(&before) % 0xffff);
+    for (place, value) in [(12, u16::from_ne_bytes([1, 1])), (15, 0)] {
+        let mut other = before;
+        other[place] = value;
+        let unchanged = other;
+        assert!(!card(ROUTED).advertise(&mut other));
+        assert_eq!(other, unchanged);
+    }
 }

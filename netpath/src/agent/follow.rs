@@ -120,17 +120,18 @@ impl Agent {
         let containers = self.store.containers()?;
         let mut remade = Vec::new();
         for mut network in self.store.networks()? {
-            if !network.ready || is_there(network.ifindex) {
+            let changed = Self::has_new_parent(&network, links);
+            if !network.ready || is_there(network.ifindex) && !changed {
                 continue;
             }
-            let what = match &network.sharing {
-                Some(_) => "parent",
-                None => "gateway device",
-            };
-            log::warn!(
-                "the {what} of network {} is gone, making it anew",
-                network.name
-            );
+            if changed {
+                log::info!("the parent of network {} has changed", network.name);
+            } else {
+                log::warn!(
+                    "the gateway device of network {} is gone, making it anew",
+                    network.name
+                );
+            }
             let made = self.make_network(&mut network).await;
             if let Err(error) = made.and_then(|()| self.store.put_network(&network)) {
                 // The others are none the worse for it.

@@ -7,6 +7,7 @@ use super::statistics::Estimate;
 use super::topology::dockerd;
 use super::topology::ours::{HOST_PROCESS, NETPATH};
 use super::topology::vxlan::{UNDERLAY, VXLAN};
+use super::topology::wire::{BRIDGE, MACVLAN};
 
 /// What is compared.
 #[derive(Clone, Copy, Debug)]
@@ -52,7 +53,7 @@ const fn latency(what: &'static str, of: fn(&Latencies) -> f64, must: f64, aim: 
     }
 }
 
-static TARGETS: [Target; 28] = [
+static TARGETS: [Target; 34] = [
     ratio(
         "container to container, round trips, vs docker0+iptables",
         "one-core/tcp-rr/container-container",
@@ -223,6 +224,48 @@ static TARGETS: [Target; 28] = [
         0.77,
         0.91,
     ),
+    ratio(
+        "on the wire, round trips, vs a bridge with the card",
+        "one-core/tcp-rr/container-wire",
+        BRIDGE,
+        1.2,
+        1.3,
+    ),
+    ratio(
+        "on the wire, round trips, vs macvlan",
+        "one-core/tcp-rr/container-wire",
+        MACVLAN,
+        1.0,
+        1.1,
+    ),
+    ratio(
+        "on the wire, stream, vs a bridge with the card",
+        "one-core/tcp-stream-128k/container-wire",
+        BRIDGE,
+        1.2,
+        1.3,
+    ),
+    ratio(
+        "on the wire, stream, vs macvlan",
+        "one-core/tcp-stream-128k/container-wire",
+        MACVLAN,
+        1.0,
+        1.1,
+    ),
+    ratio(
+        "on the wire, UDP packets, vs a bridge with the card",
+        "one-core/udp-pps-waking/container-wire",
+        BRIDGE,
+        1.2,
+        1.3,
+    ),
+    ratio(
+        "on the wire, UDP packets, vs macvlan",
+        "one-core/udp-pps-waking/container-wire",
+        MACVLAN,
+        1.0,
+        1.1,
+    ),
     latency("attach a container, p50", |all| all.attach.p50, 10.0, 1.5),
     latency("attach a container, p99", |all| all.attach.p99, 25.0, 5.0),
     latency("publish 1,000 ports, p50", |all| all.publish.p50, 50.0, 5.0),
@@ -288,7 +331,12 @@ mod tests {
     fn targets_name_cases_of_both_extents() {
         for extent in [Extent::Quick, Extent::Full] {
             let names: Vec<String> = cases(extent, 2).iter().map(ToString::to_string).collect();
-            for target in &TARGETS {
+            // A quick run has no card.
+            let on_wire = |target: &&Target| !target.what.starts_with("on the wire");
+            let asked = TARGETS
+                .iter()
+                .filter(|target| extent == Extent::Full || on_wire(target));
+            for target in asked {
                 let wanted = match target.measure {
                     Measure::Variant(case, _) => vec![case],
                     Measure::Cases(one, two) => vec![one, two],

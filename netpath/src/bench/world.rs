@@ -71,7 +71,7 @@ impl World {
             world.add([wire::underlay(site)?, wire::bridge(site)?]);
             match wire::macvlan(site) {
                 Ok(variant) => world.add([variant]),
-                Err(error) => world.leave_out("macvlan", format!("{error:#}")),
+                Err(error) => world.leave_out(wire::MACVLAN, format!("{error:#}")),
             }
         }
         for ports in SCALES {

@@ -44,7 +44,7 @@ pub struct Attach {
     /// Who carries its packets: underlay, macvlan or ipvlan
     #[arg(short, long, value_name = "NAME", default_value = "underlay")]
     driver: String,
-    /// Options of the driver: macvlan_mode, ipvlan_mode, ipvlan_flag
+    /// Options of the driver: mode (underlay), macvlan_mode, ipvlan_mode, ipvlan_flag
     #[arg(long = "opt", value_name = "KEY=VALUE", value_parser = key_value)]
     options: Vec<(String, String)>,
     /// The namespace's file, like /run/netns/NAME

@@ -22,7 +22,7 @@ use crate::container::names;
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("NETPATH_EBPF_OBJECT"));
 
 /// Maps that outlive the agent. A record whose layout changes gets a new name here.
-const PINNED: [&str; 30] = [
+const PINNED: [&str; 31] = [
     "flows",
     "endpoints",
     "veths",
@@ -52,6 +52,7 @@ const PINNED: [&str; 30] = [
     "vtep_counts",
     "cards",
     "card_macs",
+    "card_addrs",
     "segments",
 ];
 

@@ -12,12 +12,16 @@ use anyhow::{Context as _, Result, bail};
 use aya::Ebpf;
 use aya::maps::{Map, MapData, ProgramArray};
 use aya::programs::SchedClassifier;
-use netpath_common::link::{BEYOND, UNWRAP};
+use netpath_common::link::{BEYOND, ROUTED, UNWRAP};
 
 use super::load::Programs;
 
 const PREFIX: &str = "stages-";
-const STAGES: [(u32, &str); 2] = [(BEYOND, "np_beyond"), (UNWRAP, "np_unwrap")];
+const STAGES: [(u32, &str); 3] = [
+    (BEYOND, "np_beyond"),
+    (UNWRAP, "np_unwrap"),
+    (ROUTED, "np_routed"),
+];
 
 /// Fills the array of a loaded object and pins it; returns the pin.
 ///

@@ -20,7 +20,7 @@ use netpath_common::search::Searches;
 use netpath_common::socket::{Dialled, Resolver, SocketPeer};
 use netpath_common::tunnel::{Prefix, Tunnel, Vni, Vtep, VtepCounts, VtepKey};
 use netpath_common::tuple::Tuple;
-use netpath_common::underlay::{Card, CardMac, SegmentPlace};
+use netpath_common::underlay::{Card, CardAddr, CardMac, SegmentPlace};
 
 /// All maps that the agent writes or reads.
 pub struct Tables {
@@ -37,6 +37,7 @@ pub struct Tables {
     pub resolvers: Table<u64, Resolver>,
     pub cards: Table<u32, Card>,
     pub card_macs: Table<CardMac, u32>,
+    pub card_addrs: Table<CardAddr, u32>,
     pub segments: Table<SegmentPlace, u32>,
     pub counters: PerCpuArray<MapData, HookCounters>,
     pub drops: PerCpuHashMap<MapData, DropKey, Count>,
@@ -75,6 +76,7 @@ impl Tables {
             resolvers: Table(HashMap::try_from(take("resolvers")?)?),
             cards: Table(HashMap::try_from(take("cards")?)?),
             card_macs: Table(HashMap::try_from(take("card_macs")?)?),
+            card_addrs: Table(HashMap::try_from(take("card_addrs")?)?),
             segments: Table(HashMap::try_from(take("segments")?)?),
             counters: PerCpuArray::try_from(take("counters")?)?,
             drops: PerCpuHashMap::try_from(take("drops")?)?,
@@ -112,6 +114,7 @@ impl Tables {
             "host_addrs" => sizes::<Addr, HostAddr>(),
             "cards" => sizes::<u32, Card>(),
             "card_macs" => sizes::<CardMac, u32>(),
+            "card_addrs" => sizes::<CardAddr, u32>(),
             "segments" => sizes::<SegmentPlace, u32>(),
             "counters" => sizes::<u32, HookCounters>(),
             "drops" => sizes::<DropKey, Count>(),

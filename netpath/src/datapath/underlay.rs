@@ -5,7 +5,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use anyhow::{Result, bail};
 use netpath_common::addr::Mac;
 use netpath_common::underlay::{
-    ANY_SOURCE4, ANY_SOURCE6, Card, CardMac, MAX_MEMBERS, SegmentPlace,
+    ANY_SOURCE4, ANY_SOURCE6, Card, CardAddr, CardMac, MAX_MEMBERS, ROUTED, ROUTED_PARENT,
+    SegmentPlace,
 };
 
 use super::{Datapath, Hook, attach, optional};
@@ -31,6 +32,9 @@ pub struct CardSpec {
     pub link_local: Option<Ipv6Addr>,
     /// It may send from any address of a family (IPv4, IPv6): who gave it one did not tell us.
     pub any_source: (bool, bool),
+    /// The wire knows it by the parent's MAC address; its addresses must be known, and it is in no
+    /// VLAN.
+    pub routed: bool,
 }
 
 impl Datapath {
@@ -71,7 +75,9 @@ impl Datapath {
             vlan: spec.vlan,
             mac: Mac::new(spec.mac),
             parent_mac: Mac::new(spec.parent_mac),
-            flags: flag(spec.any_source.0, ANY_SOURCE4) | flag(spec.any_source.1, ANY_SOURCE6),
+            flags: flag(spec.any_source.0, ANY_SOURCE4)
+                | flag(spec.any_source.1, ANY_SOURCE6)
+                | flag(spec.routed, ROUTED),
             reserved: [0; 5],
         };
         let others = self.members(spec.parent, spec.vlan)?;
@@ -83,11 +89,34 @@ impl Datapath {
         {
             bail!("this segment has {MAX_MEMBERS} containers already");
         }
+        for key in addresses(&card) {
+            if let Some(other) = self.tables.card_addrs.get(&key)?
+                && other != spec.ifindex
+            {
+                bail!(
+                    "another container on this parent has the address {}",
+                    key.addr
+                );
+            }
+        }
+        let before = self.tables.cards.get(&spec.ifindex)?;
         let attached = self
             .tables
             .cards
             .insert(spec.ifindex, card)
             .and_then(|()| self.tables.card_macs.insert(key(&card), spec.ifindex))
+            .and_then(|()| {
+                addresses(&card)
+                    .try_for_each(|key| self.tables.card_addrs.insert(key, spec.ifindex))
+            })
+            .and_then(|()| self.write_routed(spec.parent, card.parent_mac))
+            // The parent may have had another MAC address, or have been another device.
+            .and_then(|()| match before {
+                Some(before) if before.is_routed() => {
+                    self.write_routed(before.parent, before.parent_mac)
+                }
+                _ => Ok(()),
+            })
             .and_then(|()| {
                 attach::attach(&mut self.programs, &self.bpffs, Hook::Card, spec.ifindex)
             })
@@ -110,6 +139,12 @@ impl Datapath {
             if self.tables.card_macs.get(&key)? == Some(ifindex) {
                 self.tables.card_macs.remove(&key)?;
             }
+            for key in addresses(&card) {
+                if self.tables.card_addrs.get(&key)? == Some(ifindex) {
+                    self.tables.card_addrs.remove(&key)?;
+                }
+            }
+            self.write_routed(card.parent, card.parent_mac)?;
             self.write_segment(card.parent, card.vlan)?;
         }
         attach::detach(&self.bpffs, Hook::Card, ifindex)
@@ -133,6 +168,21 @@ impl Datapath {
             .collect();
         members.sort_unstable();
         Ok(members)
+    }
+
+    /// Has frames for a parent's own MAC address looked at if there are routed cards on it.
+    fn write_routed(&mut self, parent: u32, mac: Mac) -> Result<()> {
+        let mut cards = self.tables.cards.iter()?;
+        let there = cards
+            .any(|(_, card)| card.is_routed() && card.parent == parent && card.parent_mac == mac);
+        let key = CardMac::new(parent, 0, mac.words());
+        if there {
+            self.tables.card_macs.insert(key, ROUTED_PARENT)
+        } else if self.tables.card_macs.get(&key)? == Some(ROUTED_PARENT) {
+            self.tables.card_macs.remove(&key)
+        } else {
+            Ok(())
+        }
     }
 
     /// Writes the list of a segment's members. Places come before their number, so that none is
@@ -161,4 +211,13 @@ impl Datapath {
 
 fn key(card: &Card) -> CardMac {
     CardMac::new(card.parent, card.vlan, card.mac.words())
+}
+
+/// The addresses by which a routed card is found.
+fn addresses(card: &Card) -> impl Iterator<Item = CardAddr> + use<> {
+    let all = [card.addr4, card.addr6, card.link_local];
+    let (parent, routed) = (card.parent, card.is_routed());
+    all.into_iter()
+        .filter(move |addr| routed && !addr.is_unspecified())
+        .map(move |addr| CardAddr::new(parent, addr))
 }

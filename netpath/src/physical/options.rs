@@ -13,7 +13,7 @@ use crate::store::Driver;
 pub struct Wanted {
     /// The card; `None` for none.
     pub parent: Option<String>,
-    /// Of macvlan and ipvlan.
+    /// Of macvlan and ipvlan; and of underlay, whether its containers are routed.
     pub mode: Mode,
     /// Of ipvlan.
     pub flag: Flag,
@@ -37,7 +37,7 @@ pub fn take(driver: Driver, options: &mut BTreeMap<String, String>) -> Result<Wa
     let known: &[&str] = match driver {
         Driver::Macvlan => &["parent", "macvlan_mode"],
         Driver::Ipvlan => &["parent", "ipvlan_mode", "ipvlan_flag"],
-        _ => &["parent"],
+        _ => &["parent", "mode"],
     };
     for (key, value) in options.iter() {
         if MTU.contains(&key.as_str()) {
@@ -50,6 +50,7 @@ pub fn take(driver: Driver, options: &mut BTreeMap<String, String>) -> Result<Wa
             )));
         }
         let understood = match key.as_str() {
+            "mode" => underlay(value).map(|mode| wanted.mode = mode),
             "macvlan_mode" => macvlan(value).map(|mode| wanted.mode = mode),
             "ipvlan_mode" => ipvlan(value).map(|mode| wanted.mode = mode),
             "ipvlan_flag" => flag(value).map(|flag| wanted.flag = flag),
@@ -76,6 +77,15 @@ pub fn take(driver: Driver, options: &mut BTreeMap<String, String>) -> Result<Wa
 }
 
 /// The error is what there is.
+fn underlay(text: &str) -> Result<Mode, &'static str> {
+    Ok(match text {
+        "" | "l2" => Mode::Bridge,
+        "l3" => Mode::L3,
+        _ => return Err("l2, l3"),
+    })
+}
+
+/// As [`underlay`].
 fn macvlan(text: &str) -> Result<Mode, &'static str> {
     Ok(match text {
         "" | "bridge" => Mode::Bridge,
@@ -138,6 +148,8 @@ mod tests {
         let (wanted, _) = of(Driver::Ipvlan, &ipvlan).unwrap();
         assert_eq!((wanted.mode, wanted.flag), (Mode::L3s, Flag::Private));
         assert_eq!(of(Driver::Ipvlan, &[]).unwrap().0.mode, Mode::L2);
+        let routed = [("parent", "eth0"), ("mode", "l3")];
+        assert_eq!(of(Driver::Underlay, &routed).unwrap().0.mode, Mode::L3);
         for (driver, pairs, part) in [
             (
                 Driver::Macvlan,
@@ -163,6 +175,12 @@ mod tests {
                 Driver::Ipvlan,
                 &[("ipvlan_flag", "x")],
                 "choose one of bridge",
+            ),
+            (Driver::Underlay, &[("mode", "l4")], "choose one of l2, l3"),
+            (
+                Driver::Macvlan,
+                &[("mode", "l3")],
+                "unknown to driver macvlan",
             ),
             (Driver::Underlay, &[], "-o parent="),
             (Driver::Underlay, &[("parent", "")], "-o parent="),

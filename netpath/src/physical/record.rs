@@ -14,7 +14,7 @@ use crate::store::{Driver, ProcessId};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
-    /// macvlan: they talk to each other on the host.
+    /// macvlan: they talk to each other on the host. underlay: each has a MAC address of its own.
     #[default]
     Bridge,
     /// macvlan: they do not talk to each other.
@@ -25,7 +25,7 @@ pub enum Mode {
     Passthru,
     /// ipvlan: by MAC addresses.
     L2,
-    /// ipvlan: by routes.
+    /// ipvlan: by routes. underlay: the wire knows them by the card's MAC address.
     L3,
     /// ipvlan: by routes, through the host's firewall.
     L3s,
@@ -61,7 +61,7 @@ pub struct Sharing {
     /// netpath made the device, and removes it with the last who uses it.
     #[serde(default)]
     pub made: bool,
-    /// Of macvlan and ipvlan.
+    /// Of all drivers.
     #[serde(default)]
     pub mode: Mode,
     /// Of ipvlan.
@@ -102,6 +102,11 @@ impl Sharing {
         }
     }
 
+    /// Whether the wire knows the containers by the card's own MAC address.
+    pub fn is_routed(&self, driver: Driver) -> bool {
+        driver == Driver::Underlay && self.mode == Mode::L3
+    }
+
     /// Whether nobody else may use the device.
     pub fn is_exclusive(&self) -> bool {
         self.mode == Mode::Passthru
@@ -135,6 +140,9 @@ pub struct CardRecord {
     pub driver: Driver,
     /// On which card.
     pub sharing: Sharing,
+    /// The card's own MAC address when it was seen last.
+    #[serde(default)]
+    pub parent_mac: Option<[u8; 6]>,
     /// Name of the host-side veth, if there is one.
     #[serde(default)]
     pub device: String,

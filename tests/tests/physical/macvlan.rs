@@ -43,8 +43,6 @@ fn passthru_is_for_one_network_and_one_container() {
     let lab = Lab::new();
     network(&lab, "own", "macvlan", &["-o", "macvlan_mode=passthru"]);
     container(&lab, "a", "own", 10);
-    let mac = lab.host(&["cat", &format!("/sys/class/net/{UPLINK}/address")]);
-    drop(mac);
     let run = [
         "run",
         "-d",
@@ -69,6 +67,24 @@ fn passthru_is_for_one_network_and_one_container() {
     // The next one can have it.
     lab.netpath(&["rm", "-f", "a"]).ok();
     eventually("the card is free", || lab.netpath(&run).code == Some(0));
+}
+
+#[test]
+fn a_card_that_somebody_else_has_for_himself_is_refused() {
+    let lab = Lab::new();
+    let add = [
+        "ip", "link", "add", "link", UPLINK, "name", "other0", "type", "macvlan", "mode",
+        "passthru",
+    ];
+    lab.host(&add).ok();
+    let parent = format!("parent={UPLINK}");
+    let create = ["network", "create", "x", "-d", "macvlan", "-o", &parent];
+    let refused = lab.netpath(&create).refused();
+    assert!(
+        refused.contains("uplink0 is used by a device of the host"),
+        "{refused}"
+    );
+    assert_eq!(networks(&lab), 0);
 }
 
 #[test]

@@ -6,6 +6,7 @@
 mod cards;
 mod dhcp;
 mod macvlan;
+mod routed;
 mod segment;
 mod two_hosts;
 mod underlay;
@@ -68,6 +69,13 @@ fn mac_of(lab: &Lab, container: &str, interface: &str) -> String {
     let text = lab
         .exec(container, &["ip", "-j", "link", "show", interface])
         .ok();
+    let links: serde_json::Value = serde_json::from_str(&text).expect("JSON of ip");
+    links[0]["address"].as_str().expect("a MAC").to_owned()
+}
+
+/// The MAC address of a device of the host.
+fn mac_on(lab: &Lab, device: &str) -> String {
+    let text = lab.host(&["ip", "-j", "link", "show", device]).ok();
     let links: serde_json::Value = serde_json::from_str(&text).expect("JSON of ip");
     links[0]["address"].as_str().expect("a MAC").to_owned()
 }

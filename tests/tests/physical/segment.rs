@@ -38,8 +38,17 @@ fn heard(socket: &UdpSocket) -> Vec<String> {
 
 #[test]
 fn multicast_reaches_everybody_on_the_wire_once() {
+    multicast_reaches_everybody(&[]);
+}
+
+#[test]
+fn multicast_of_routed_containers_reaches_everybody_once() {
+    multicast_reaches_everybody(&["-o", "mode=l3"]);
+}
+
+fn multicast_reaches_everybody(options: &[&str]) {
     let lab = Lab::new();
-    network(&lab, "lan", "underlay", &[]);
+    network(&lab, "lan", "underlay", options);
     container(&lab, "a", "lan", 10);
     container(&lab, "b", "lan", 11);
     let ends = [
@@ -136,4 +145,34 @@ fn routers_advertise_and_duplicates_are_found() {
         text.contains("dadfailed")
     });
     lab.outside(&ping(HOST4)).ok();
+}
+
+#[test]
+fn containers_find_each_other_by_name() {
+    for (driver, options) in [
+        ("underlay", &[][..]),
+        ("underlay", &["-o", "mode=l3"]),
+        ("macvlan", &[]),
+    ] {
+        let lab = Lab::new();
+        network(&lab, "lan", driver, options);
+        container(&lab, "a", "lan", 10);
+        lab.run(
+            "b",
+            &[
+                "--network",
+                "lan",
+                "--ip",
+                "192.0.2.11",
+                "--network-alias",
+                "db",
+            ],
+            &["sleep", "600"],
+        );
+        for name in ["b", "db"] {
+            let found = lab.exec("a", &["getent", "ahostsv4", name]).ok();
+            assert!(found.starts_with("192.0.2.11 "), "{driver}: {found}");
+        }
+        lab.exec("b", &ping("a")).ok();
+    }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use netpath_tests::inside::inside;
 use netpath_tests::lab::{Lab, eventually};
 
-use super::{mac_of, ping, short_ping};
+use super::{mac_of, mac_on, ping, short_ping};
 
 /// The hosts' cable to the switch.
 const TRUNK: &str = "lan0";
@@ -60,11 +60,16 @@ fn two_hosts() -> (Lab, Lab, String) {
 /// Makes a network on a VLAN of the trunk; 0 for none.
 #[track_caller]
 fn network(lab: &Lab, name: &str, vlan: u16) {
+    network_with(lab, name, vlan, &[]);
+}
+
+#[track_caller]
+fn network_with(lab: &Lab, name: &str, vlan: u16, options: &[&str]) {
     let parent = match vlan {
         0 => format!("parent={TRUNK}"),
         vlan => format!("parent={TRUNK}.{vlan}"),
     };
-    lab.netpath(&[
+    let create = [
         "network",
         "create",
         name,
@@ -76,8 +81,8 @@ fn network(lab: &Lab, name: &str, vlan: u16) {
         "10.101.0.0/24",
         "--subnet",
         "fd00:101::/64",
-    ])
-    .ok();
+    ];
+    lab.netpath(&[&create[..], options].concat()).ok();
 }
 
 #[track_caller]
@@ -166,9 +171,27 @@ fn untagged_containers_of_two_hosts_and_a_machine_meet() {
 
 #[test]
 fn a_container_that_moves_is_found_by_its_neighbours() {
+    a_container_moves(&[]);
+}
+
+#[test]
+fn a_routed_container_that_moves_is_found_by_its_neighbours() {
+    a_container_moves(&["-o", "mode=l3"]);
+}
+
+fn a_container_moves(options: &[&str]) {
+    let routed = !options.is_empty();
     let (one, two, switch) = two_hosts();
-    for lab in [&one, &two] {
-        network(lab, "lan", 0);
+    for (lab, number) in [(&one, 251), (&two, 252)] {
+        if routed {
+            // Their packets go by the host's routes.
+            let v4 = format!("10.101.0.{number}/24");
+            let v6 = format!("fd00:101::{number}/64");
+            lab.host(&["ip", "addr", "add", &v4, "dev", TRUNK]).ok();
+            lab.host(&["ip", "addr", "add", &v6, "dev", TRUNK, "nodad"])
+                .ok();
+        }
+        network_with(lab, "lan", 0, options);
     }
     // The switch is a machine of the segment, too.
     let machine = |words: &[&str]| {
@@ -182,11 +205,18 @@ fn a_container_that_moves_is_found_by_its_neighbours() {
         machine(&ping(address)).ok();
         two.exec("b", &ping(address)).ok();
     }
-    let old = mac_of(&one, "web", "eth0");
+    // What the wire takes for its MAC address.
+    let mac = |lab: &Lab| match routed {
+        true => mac_on(lab, TRUNK),
+        false => mac_of(lab, "web", "eth0"),
+    };
+    let old = mac(&one);
     one.netpath(&["rm", "-f", "web"]).ok();
     container(&two, "web", "lan", 1);
-    let new = mac_of(&two, "web", "eth0");
+    let new = mac(&two);
     assert_ne!(old, new);
+    // The neighbour on its new host has it at its own MAC address in any case.
+    let near = mac_of(&two, "web", "eth0");
     // Neither of them sends anything to it: they are told.
     for address in ["10.101.0.1", "fd00:101::1"] {
         eventually("the machine has learnt", || {
@@ -197,7 +227,7 @@ fn a_container_that_moves_is_found_by_its_neighbours() {
         eventually("the container has learnt", || {
             two.exec("b", &["ip", "neigh", "show", address])
                 .stdout
-                .contains(&new)
+                .contains(&near)
         });
         machine(&ping(address)).ok();
         two.exec("b", &ping(address)).ok();

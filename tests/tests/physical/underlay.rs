@@ -8,7 +8,7 @@ use netpath_tests::lab::{HOST4, HOST6, Lab, OUT4, OUT6, UPLINK, eventually};
 use netpath_tests::packets::arp;
 use netpath_tests::wire::Wire;
 
-use super::{container, has_flag, mac_of, network, networks, ping, short_ping};
+use super::{container, has_flag, mac_of, mac_on, network, networks, ping, short_ping};
 
 #[test]
 fn containers_are_neighbours_of_the_machines_on_the_wire() {
@@ -212,6 +212,85 @@ fn large_frames_pass_whole() {
 }
 
 #[test]
+fn frames_of_others_arrive_bit_by_bit() {
+    const TYPE: u16 = 0x88b5;
+    let lab = Lab::new();
+    for (name, mode) in [("lan", "mode=l2"), ("routed", "mode=l3")] {
+        let parent = format!("parent={UPLINK}");
+        let subnet = if name == "lan" {
+            "10.24.0.0/24"
+        } else {
+            "192.0.2.0/24"
+        };
+        lab.netpath(&[
+            "network", "create", name, "-d", "underlay", "-o", &parent, "-o", mode, "--subnet",
+            subnet,
+        ])
+        .ok();
+        lab.run(name, &["--network", name], &["sleep", "600"]);
+    }
+    let octets = |text: String| -> Vec<u8> {
+        let parts = text.split(':');
+        parts
+            .map(|part| u8::from_str_radix(part, 16).unwrap())
+            .collect()
+    };
+    let host = octets(mac_on(&lab, UPLINK));
+    // Addresses: the host's, somebody's, a group, everybody. Types: an experiment's and IPv4, the
+    // latter with any content.
+    let targets = [
+        &host[..],
+        &[2, 0, 0, 0, 9, 9],
+        &[1, 0x80, 0xc2, 0, 0, 0x0e],
+        &[0xff; 6],
+    ];
+    for (protocol, payload) in [(TYPE, 0xa5), (0x0800, 0x45), (0x0806, 0x01)] {
+        for (from, to, devices) in [
+            (lab.outside_netns(), lab.host_netns(), ["eth0", UPLINK]),
+            (lab.host_netns(), lab.outside_netns(), [UPLINK, "eth0"]),
+        ] {
+            let ear = inside(&to, || Wire::listen(devices[1], protocol));
+            let mouth = inside(&from, || Wire::open(devices[0]));
+            for target in targets {
+                for length in [60, 333, 1514] {
+                    let mut frame = [target, &[2, 0, 0, 0, 8, 8]].concat();
+                    frame.extend(protocol.to_be_bytes());
+                    frame.extend((frame.len()..length).map(|i| payload ^ (i / 7) as u8));
+                    mouth.send(&frame);
+                    // The machines' own traffic goes on meanwhile.
+                    let own = |frame: &Vec<u8>| frame.get(6..12) != Some(&[2, 0, 0, 0, 8, 8]);
+                    let mut heard = ear.receive();
+                    while heard.as_ref().is_some_and(own) {
+                        heard = ear.receive();
+                    }
+                    assert_eq!(heard, Some(frame), "to {target:02x?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_card_with_another_mac_address_goes_on() {
+    for options in [&[][..], &["-o", "mode=l3"]] {
+        let lab = Lab::new();
+        network(&lab, "lan", "underlay", options);
+        container(&lab, "a", "lan", 10);
+        lab.exec("a", &ping(HOST4)).ok();
+        let set = ["ip", "link", "set", UPLINK, "address", "02:00:00:00:77:01"];
+        lab.host(&set).ok();
+        eventually("the container reaches the host", || {
+            lab.exec("a", &["ip", "neigh", "flush", "all"]).ok();
+            lab.exec("a", &short_ping(HOST4)).code == Some(0)
+        });
+        eventually("the wire reaches the container", || {
+            lab.outside(&["ip", "neigh", "flush", "all"]).ok();
+            lab.outside(&short_ping("192.0.2.10")).code == Some(0)
+        });
+    }
+}
+
+#[test]
 fn what_cannot_be_is_refused() {
     let lab = Lab::new();
     lab.host(&["ip", "link", "add", "br9", "type", "bridge"])
@@ -226,6 +305,7 @@ fn what_cannot_be_is_refused() {
         (&["-o", "parent=nowhere0"], "no device nowhere0"),
         (&["-o", "parent=lo"], "no Ethernet"),
         (&["-o", "parent=p9"], "a port of br9"),
+        (&["-o", "parent=uplink0.0"], "1 to 4094"),
         (&["-o", "parent=uplink0.4095"], "1 to 4094"),
         (
             &["-o", "parent=uplink0", "-o", "icc=false"],
@@ -258,4 +338,16 @@ fn what_cannot_be_is_refused() {
         refused.contains("network lan with driver underlay"),
         "{refused}"
     );
+    let overlaps = ["--subnet", "192.0.2.128/25"];
+    let create = ["network", "create", "x", "-d", "underlay", "-o", &parent];
+    let refused = lab.netpath(&[&create[..], &overlaps].concat()).refused();
+    assert!(refused.contains("of network lan"), "{refused}");
+    for (ip, part) in [("192.0.3.9", "192.0.3.9"), ("192.0.2.2", "192.0.2.2")] {
+        let run = ["run", "-d", "--name", "x", "--network", "lan", "--ip", ip];
+        let refused = lab
+            .netpath(&[&run[..], &["--", "sleep", "600"]].concat())
+            .refused();
+        assert!(refused.contains(part), "{refused}");
+    }
+    assert_eq!(lab.json(&["ps", "-a"]).as_array().map(Vec::len), Some(0));
 }

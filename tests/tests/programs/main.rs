@@ -16,6 +16,7 @@ mod masquerade;
 mod neighbour;
 mod policy;
 mod published;
+mod routed;
 mod sctp;
 mod siblings;
 mod underlay;

@@ -43,6 +43,7 @@ fn with_cards(test: impl FnOnce(&mut Host, At) + Send) {
                     addr6: first.then(|| CARD6.parse().unwrap()),
                     link_local: first.then(|| LINK_LOCAL.parse().unwrap()),
                     any_source: (!first, !first),
+                    routed: false,
                 })
                 .unwrap();
             veths.push(ifindex);

@@ -73,6 +73,20 @@ impl Agent {
         let isolated = |v4| policy.is_isolated(v4) || sharing.is_some() && !named(v4);
         let subnets = plan(&prefixes, &ranges, &new.gateways, isolated)?;
         check_aside(&subnets, &new.aside)?;
+        if let Some(sharing) = &sharing
+            && sharing.is_routed(driver)
+            && new.ipv6
+            && subnets.iter().all(|subnet| subnet.is_v4())
+        {
+            return Err(invalid(
+                "with mode=l3 the wire finds containers by addresses that are known, not by those \
+                 that routers advertise: name the IPv6 subnet with --subnet, or leave out --ipv6",
+            ));
+        }
+        if let Some(sharing) = &sharing {
+            let subnets = subnets.iter().map(|subnet| subnet.prefix);
+            self.check_routes(driver, sharing, subnets).await?;
+        }
         let has = |v4: bool| subnets.iter().any(|subnet| subnet.is_v4() == v4);
         policy.check_families(has(true), has(false))?;
         if let (Some(flag), Some(option)) = (new.mtu, options.mtu)

@@ -169,6 +169,14 @@ impl Agent {
                 .with_context(|| format!("{} has {MOST} interfaces already", target.owner))?,
         };
         card.sharing = self.plan_sharing(driver, &wanted).await?;
+        if card.sharing.is_routed(driver) && (card.dhcp || card.addresses.is_empty()) {
+            return Err(invalid(
+                "with mode=l3 the wire finds an interface by its address, which nobody else can \
+                 give: name it with --ip ADDRESS/LENGTH",
+            ));
+        }
+        let subnets = card.addresses.iter().map(IpNet::trunc);
+        self.check_routes(driver, &card.sharing, subnets).await?;
         if self.others_have(&card)? {
             return Err(conflict(format!(
                 "another interface on {} has the MAC address {}, choose another",
@@ -196,6 +204,7 @@ impl Agent {
 
     async fn make_card(&self, card: &mut CardRecord, netns: &File) -> Result<()> {
         let parent = self.make_sharing(card.driver, &mut card.sharing).await?;
+        card.parent_mac = parent.mac;
         if card.mtu == 0 {
             card.mtu = parent.mtu;
         } else if !(68..=parent.mtu).contains(&card.mtu) {
@@ -239,12 +248,12 @@ impl Agent {
 
     async fn take_over_card(&self, card: &mut CardRecord, netns: &File) -> Result<()> {
         let parent = self.make_sharing(card.driver, &mut card.sharing).await?;
+        card.parent_mac = parent.mac;
         if card.driver == Driver::Underlay {
             let link = self.netlink.link(&card.device).await?;
             match link.filter(Link::is_ours) {
                 Some(link) => {
-                    self.netlink.accept_mac(parent.index, card.mac).await?;
-                    self.add_plug(&plug_of(card), link.index, &parent)?;
+                    self.add_plug(&plug_of(card), link.index, &parent).await?;
                 }
                 None => self.plug_again(card, netns).await?,
             }
@@ -282,7 +291,9 @@ impl Agent {
             };
             let parent = links.iter().find(|link| link.name == card.sharing.device);
             let is_there = |index: u32| links.iter().any(|link| link.index == index);
-            let moved = parent.is_some_and(|parent| parent.index != card.sharing.ifindex);
+            let moved = parent.is_some_and(|parent| {
+                parent.index != card.sharing.ifindex || parent.mac != card.parent_mac
+            });
             let lost = match card.driver {
                 Driver::Underlay => !is_there(card.ifindex),
                 _ => false,
@@ -365,12 +376,16 @@ fn plug_of(card: &CardRecord) -> Plug<'_> {
             IpNet::V6(net) => Some(net.addr()),
             IpNet::V4(_) => None,
         }),
-        any_source: (fixed(true).is_none(), fixed(false).is_none()),
+        any_source: match card.sharing.is_routed(card.driver) {
+            true => (false, false),
+            false => (fixed(true).is_none(), fixed(false).is_none()),
+        },
     }
 }
 
 fn inside_of(card: &CardRecord) -> Interface {
     let v6 = card.addresses.iter().any(|net| net.addr().is_ipv6());
+    let routed = card.sharing.is_routed(card.driver);
     Interface {
         name: card.interface.clone(),
         addresses: card.addresses.clone(),
@@ -379,8 +394,10 @@ fn inside_of(card: &CardRecord) -> Interface {
         routes: card.routes.clone(),
         v6: if v6 {
             V6::Fixed {
-                routers: !card.gateways.iter().any(IpAddr::is_ipv6),
+                routers: !routed && !card.gateways.iter().any(IpAddr::is_ipv6),
             }
+        } else if routed {
+            V6::Off
         } else {
             V6::AsIs
         },

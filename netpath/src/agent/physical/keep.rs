@@ -75,7 +75,9 @@ impl KnownCards {
                 let Some(endpoint) = container.endpoint_in(&network.name) else {
                     continue;
                 };
-                if sharing.kind(network.driver).is_none() {
+                if sharing.is_routed(network.driver) {
+                    // The card has let in nothing more for it.
+                } else if sharing.kind(network.driver).is_none() {
                     known.macs.push((sharing.device.clone(), endpoint.mac));
                 } else if let Origin::Attached { path, dev, ino } = &container.origin {
                     let home = Home {
@@ -90,7 +92,9 @@ impl KnownCards {
             known.sharings.push((network.driver, sharing));
         }
         for card in &cards {
-            if card.sharing.kind(card.driver).is_none() {
+            if card.sharing.is_routed(card.driver) {
+                // As above.
+            } else if card.sharing.kind(card.driver).is_none() {
                 known.macs.push((card.sharing.device.clone(), card.mac));
             } else {
                 known

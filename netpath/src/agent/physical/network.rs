@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use anyhow::{Context as _, Result};
 use ipnet::IpNet;
 
-use super::plug::{Plug, in_runtime};
+use super::plug::{Plug, in_runtime, refusal_of_parent};
 use super::share::user_of_network;
 use crate::agent::gateway::network_of;
 use crate::agent::{Agent, blocking};
@@ -62,8 +62,11 @@ impl Agent {
             kind,
         };
         let made = self.netlink.add_card(&new).await;
-        if made.as_ref().is_err_and(|error| kind_of(error).is_some()) {
-            return made;
+        if let Err(error) = made {
+            let error = refusal_of_parent(&parent.name, error);
+            if kind_of(&error).is_some() {
+                return Err(error);
+            }
         }
         // It would go with its namespace, but later.
         blocking(|| {
@@ -190,9 +193,8 @@ impl Agent {
         let Some(link) = link else { return Ok(false) };
         let parent = self.netlink.link(&sharing.device).await?;
         let parent = parent.with_context(|| format!("the parent {} is gone", sharing.device))?;
-        self.netlink.accept_mac(parent.index, endpoint.mac).await?;
         let plug = plug_of(&record.name, network, sharing, endpoint);
-        self.add_plug(&plug, link.index, &parent)?;
+        self.add_plug(&plug, link.index, &parent).await?;
         Ok(true)
     }
 
@@ -208,6 +210,19 @@ impl Agent {
             })
         });
         matches!(found, Ok(Some(_)))
+    }
+
+    /// Whether the card of a network on the wire is another one than it was, or has another MAC
+    /// address: containers' programs know both.
+    pub(in crate::agent) fn has_new_parent(network: &NetworkRecord, links: &[Link]) -> bool {
+        let Some(sharing) = &network.sharing else {
+            return false;
+        };
+        let parent = links.iter().find(|link| link.name == sharing.device);
+        parent.is_none_or(|parent| {
+            let mac = parent.mac.unwrap_or_default();
+            parent.index != network.ifindex || mac != network.mac
+        })
     }
 
     /// Whether an endpoint is to be looked for among these devices of the host, and is not there.
@@ -249,8 +264,12 @@ fn plug_of<'a>(
 }
 
 /// Whether routers of the physical network may say where the way out is. Whoever named a gateway
-/// has said it.
+/// has said it; and what routed containers send goes by the host's routes.
 fn listens_to_routers(network: &NetworkRecord) -> bool {
+    let sharing = network.sharing.as_ref();
+    if sharing.is_some_and(|sharing| sharing.is_routed(network.driver)) {
+        return false;
+    }
     let gateway = network.subnet(false).and_then(|subnet| subnet.gateway);
     let v6 = network.ipv6 || network.subnet(false).is_some();
     v6 && gateway.is_none() && !network.policy.internal

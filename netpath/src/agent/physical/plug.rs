@@ -39,6 +39,13 @@ pub(in crate::agent) struct Plug<'a> {
     pub(in crate::agent) any_source: (bool, bool),
 }
 
+impl Plug<'_> {
+    /// Whether the wire knows it by the card's own MAC address.
+    fn is_routed(&self) -> bool {
+        self.sharing.is_routed(self.driver)
+    }
+}
+
 /// A plug that is in.
 pub(in crate::agent) struct Plugged {
     /// Index of the host-side veth; 0 if there is none.
@@ -89,8 +96,7 @@ impl Agent {
                 self.netlink.add_veth(&new).await?;
                 let alias = format!("netpath container {}", plug.owner);
                 plugged.ifindex = self.prepare_host_end(plug.device, &alias).await?;
-                self.netlink.accept_mac(parent.index, plug.mac).await?;
-                self.add_plug(plug, plugged.ifindex, &parent)?;
+                self.add_plug(plug, plugged.ifindex, &parent).await?;
             }
         }
         let name = plug.interface;
@@ -104,15 +110,15 @@ impl Agent {
             })
         })
         .with_context(|| format!("cannot set up {name} of {}", plug.owner))?;
-        self.announce_on_wire(plug, plugged.mac, netns)?;
+        self.announce_on_wire(plug, &parent, plugged.mac, netns)?;
         Ok(plugged)
     }
 
-    /// Puts an interface that is there into the maps.
+    /// Puts an interface that is there into the maps, and has the card let in its frames.
     ///
     /// # Errors
     /// The kernel's.
-    pub(in crate::agent) fn add_plug(
+    pub(in crate::agent) async fn add_plug(
         &self,
         plug: &Plug<'_>,
         ifindex: u32,
@@ -131,7 +137,11 @@ impl Agent {
             addr6: plug.addr6,
             link_local: Some(link_local(plug.mac)),
             any_source: plug.any_source,
+            routed: plug.is_routed(),
         };
+        if !spec.routed {
+            self.netlink.accept_mac(parent.index, plug.mac).await?;
+        }
         self.with_datapath(|datapath| datapath.add_card(&spec))
     }
 
@@ -169,7 +179,9 @@ impl Agent {
         if index != 0 {
             self.with_datapath(|datapath| datapath.remove_card(index))?;
         }
-        if let Some(parent) = self.netlink.link(&plug.sharing.device).await? {
+        if !plug.is_routed()
+            && let Some(parent) = self.netlink.link(&plug.sharing.device).await?
+        {
             self.netlink.refuse_mac(parent.index, plug.mac).await?;
         }
         if ours.is_some() {
@@ -194,44 +206,63 @@ impl Agent {
     }
 
     /// Tells the neighbours on the wire; nobody waits for it.
-    fn announce_on_wire(&self, plug: &Plug<'_>, mac: [u8; 6], netns: &File) -> Result<()> {
+    fn announce_on_wire(
+        &self,
+        plug: &Plug<'_>,
+        parent: &Link,
+        mac: [u8; 6],
+        netns: &File,
+    ) -> Result<()> {
         let addresses = plug.addr4.map(IpAddr::V4);
         let addresses = addresses.into_iter().chain(plug.addr6.map(IpAddr::V6));
-        let announcement = Announcement {
-            interface: plug.interface.to_owned(),
-            frames: announce::frames(mac, addresses),
-        };
-        if announcement.frames.is_empty() {
+        let addresses: Vec<IpAddr> = addresses.collect();
+        if addresses.is_empty() {
             return Ok(());
         }
+        let announcement = |interface: &str, mac| Announcement {
+            interface: interface.to_owned(),
+            frames: announce::frames(mac, addresses.iter().copied()),
+        };
+        let inside = announcement(plug.interface, mac);
+        // What a routed container says stays on the host. The wire is told the card's address, past
+        // the programs: they would copy it to the containers, which know better.
+        let outside = parent.mac.filter(|_| plug.is_routed());
+        let outside = outside.map(|mac| announcement(&parent.name, mac));
         let (netns, owner) = (netns.try_clone()?, plug.owner.to_owned());
-        tokio::task::spawn_blocking(move || {
-            let told = netns::inside(netns::borrow(&netns), || {
-                let socket = announce::packet_socket().context("cannot make a packet socket")?;
-                announcement.tell(|index, frame| announce::send(&socket, index, frame))
-            });
+        let complain = move |told: Result<()>| {
             if let Err(error) = told {
                 log::debug!("{owner} is not announced any more: {error:#}");
             }
+        };
+        if let Some(outside) = outside {
+            let complain = complain.clone();
+            tokio::task::spawn_blocking(move || complain(tell(&outside, true)));
+        }
+        tokio::task::spawn_blocking(move || {
+            complain(netns::inside(netns::borrow(&netns), || {
+                tell(&inside, false)
+            }));
         });
         Ok(())
     }
 }
 
+/// Makes an announcement in the caller's namespace, past the programs of the device if need be.
+fn tell(announcement: &Announcement, past_programs: bool) -> Result<()> {
+    let socket = announce::packet_socket().context("cannot make a packet socket")?;
+    if past_programs {
+        announce::bypass(&socket).context("cannot send past the programs")?;
+    }
+    announcement.tell(|index, frame| announce::send(&socket, index, frame))
+}
+
 /// What the kernel's refusal means.
 fn refusal(plug: &Plug<'_>, error: anyhow::Error) -> anyhow::Error {
-    let code = error
-        .chain()
-        .find_map(|cause| cause.downcast_ref::<std::io::Error>()?.raw_os_error());
     let device = &plug.sharing.device;
-    match code {
+    match code_of(&error) {
         Some(libc::EINVAL | libc::EBUSY) if plug.sharing.is_exclusive() => conflict(format!(
             "the parent {device} has a container already, and with macvlan_mode=passthru it \
              is for one"
-        )),
-        Some(libc::EBUSY) => conflict(format!(
-            "the parent {device} is used by another device of the host (a bridge, or macvlan \
-             beside ipvlan), choose another parent"
         )),
         Some(libc::EADDRINUSE) => conflict(format!(
             "another interface on {device} has this MAC address, choose another"
@@ -240,8 +271,30 @@ fn refusal(plug: &Plug<'_>, error: anyhow::Error) -> anyhow::Error {
             "{} has an interface {} already, choose another name with --interface",
             plug.owner, plug.interface
         )),
+        _ => refusal_of_parent(device, error),
+    }
+}
+
+/// What it means that the kernel refuses any device on a card.
+pub(super) fn refusal_of_parent(device: &str, error: anyhow::Error) -> anyhow::Error {
+    match code_of(&error) {
+        Some(libc::EBUSY) => conflict(format!(
+            "the parent {device} is used by another device of the host (a bridge, or macvlan \
+             beside ipvlan), choose another parent"
+        )),
+        Some(libc::EINVAL) => conflict(format!(
+            "the parent {device} is used by a device of the host that is no network of netpath's \
+             and has it for itself (macvlan in mode passthru), choose another parent"
+        )),
         _ => error,
     }
+}
+
+/// The kernel's number of an error.
+fn code_of(error: &anyhow::Error) -> Option<i32> {
+    error
+        .chain()
+        .find_map(|cause| cause.downcast_ref::<std::io::Error>()?.raw_os_error())
 }
 
 /// To be called on a thread inside a namespace.

@@ -1,13 +1,15 @@
 //! The card of the host that containers share.
 
 use anyhow::{Context as _, Result};
+use ipnet::IpNet;
 
 use crate::agent::Agent;
 use crate::container::names;
-use crate::netlink::{Link, NewGateway, gateway_peer, sysctl};
+use crate::ipam::overlaps;
+use crate::netlink::{Link, NewGateway, Route, gateway_peer, sysctl};
 use crate::physical::record::Sharing;
 use crate::physical::{Named, Wanted};
-use crate::problem::conflict;
+use crate::problem::{conflict, invalid};
 use crate::store::Driver;
 
 /// Somebody who shares a card.
@@ -62,6 +64,12 @@ impl Agent {
             sharing.device.clone_from(&named.device.name);
             // A device that we made for one network is kept for the other.
             sharing.made = named.device.is_ours();
+        } else if sharing.is_routed(driver) {
+            return Err(invalid(format!(
+                "with mode=l3 the kernel finds the neighbours, in a VLAN it needs a device for \
+                 that: make {parent} first (\"ip link add link {} name {parent} type vlan id {}\")",
+                named.device.name, named.vlan
+            )));
         } else if driver == Driver::Underlay {
             sharing.device.clone_from(&named.device.name);
             sharing.vlan = named.vlan;
@@ -73,6 +81,40 @@ impl Agent {
             check_other(driver, &sharing, &other)?;
         }
         Ok(sharing)
+    }
+
+    /// Checks that the host's routes lead to the subnets of routed containers by their card, for
+    /// that is how their packets find the next hop.
+    ///
+    /// # Errors
+    /// A sentence about the first to which none leads.
+    pub(in crate::agent) async fn check_routes(
+        &self,
+        driver: Driver,
+        sharing: &Sharing,
+        prefixes: impl Iterator<Item = IpNet>,
+    ) -> Result<()> {
+        if !sharing.is_routed(driver) {
+            return Ok(());
+        }
+        let device = &sharing.device;
+        let link = self.netlink.link(device).await?;
+        let index = link.map(|link| link.index);
+        let index = index.with_context(|| format!("there is no device {device}"))?;
+        let routes = self.netlink.routes().await?;
+        for prefix in prefixes {
+            let leads = |route: &Route| {
+                let by_it = route.is_unicast && route.devices.contains(&index);
+                by_it && overlaps(&route.destination, &prefix)
+            };
+            if !routes.iter().any(leads) {
+                return Err(conflict(format!(
+                    "with mode=l3 packets go by the host's routes, and none leads to {prefix} by \
+                     {device}: give {device} an address there, or add a route"
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// The largest packet of a card that is there, in bytes.

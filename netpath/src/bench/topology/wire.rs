@@ -10,6 +10,11 @@ use super::ours::{Agent, NETPATH};
 use super::{Ends, Path, Variant};
 use crate::api::types::{Attach, Connect, Container, CreateNetwork, Join, Network};
 
+/// Name of [`bridge`].
+pub const BRIDGE: &str = "bridge+card";
+/// Name of [`macvlan`].
+pub const MACVLAN: &str = "macvlan";
+
 /// The container's address on the wire.
 const CONTAINER: [u8; 4] = [192, 0, 2, 10];
 
@@ -60,7 +65,7 @@ pub fn underlay(site: &Site) -> Result<Variant> {
 
 /// A bridge with the card in it, and the host's address moved to it.
 pub fn bridge(site: &Site) -> Result<Variant> {
-    let name = "bridge+card";
+    let name = BRIDGE;
     let host = Host::new(site, name)?;
     let container = site.namespace(&format!("{name}.c1"))?;
     let inside = container.path().display();
@@ -80,7 +85,7 @@ pub fn bridge(site: &Site) -> Result<Variant> {
 
 /// The kernel's macvlan, in mode bridge.
 pub fn macvlan(site: &Site) -> Result<Variant> {
-    let name = "macvlan";
+    let name = MACVLAN;
     let host = Host::new(site, name)?;
     let container = site.namespace(&format!("{name}.c1"))?;
     let inside = container.path().display();
