@@ -168,6 +168,7 @@ fn one_more_interface_can_be_routed() {
     lab.exec("box", &ping(OUT4)).ok();
     let neighbours = lab.outside(&["ip", "neigh", "show", "192.0.2.10"]).ok();
     assert!(neighbours.contains(&card_mac(&lab)), "{neighbours}");
+    lab.host(&["ip", "route", "del", "default"]).ok();
     let refused = attach(&["--ip", "10.99.0.10/24", "box"]).refused();
     assert!(refused.contains("leads to 10.99.0.0/24"), "{refused}");
     let refused = attach(&["--ip", "192.0.2.10/24", "box"]).refused();
@@ -180,6 +181,7 @@ fn one_more_interface_can_be_routed() {
 #[test]
 fn what_cannot_be_is_refused() {
     let lab = Lab::new();
+    lab.host(&["ip", "route", "del", "default"]).ok();
     let create = |options: &[&str]| {
         let first = ["network", "create", "x", "-d", "underlay"];
         lab.netpath(&[&first[..], options].concat()).refused()
