@@ -10,7 +10,7 @@ use crate::endpoint::{EndpointKey, Veth};
 use crate::env::{Env, Table};
 use crate::flow::{FlowKind, Toward};
 use crate::packet::Packet;
-use crate::policy::{GatewayMode, INTERNAL, OpenPort, Trusted};
+use crate::policy::{ADOPTED, GatewayMode, INTERNAL, OpenPort, Trusted};
 use crate::reason::DropReason;
 use crate::snat::{Opening, Way};
 use crate::tuple::{OUTSIDE, Proto};
@@ -95,6 +95,10 @@ fn admit<E: Env>(
         mode = policy.mode(dst) as u8;
         flags = policy.flags;
     });
+    // Whom its owner lets in, and how, the stack knows.
+    if flags & ADOPTED != 0 {
+        return Err(DropReason::NotAnUplink);
+    }
     if flags & INTERNAL != 0 || mode == GatewayMode::Isolated as u8 {
         return Err(DropReason::InternalNetwork);
     }

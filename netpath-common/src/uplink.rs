@@ -52,6 +52,10 @@ fn try_begin<E: Env>(env: &E, packet: &Packet, ingress: u32) -> Result<Begun, Dr
     let Some(network) = env.network_of(dst) else {
         return Ok(Begun::Host);
     };
+    // By its own address an adopted container is reached as its owner says.
+    if is_adopted(env, network) {
+        return Ok(Begun::Host);
+    }
     env.with_scratch(|Scratch { opening, flow }| {
         direct::from_outside(env, packet, network, ingress, opening)?;
         if packet.ttl <= 1 {

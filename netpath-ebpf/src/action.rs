@@ -134,13 +134,15 @@ fn from_container(kernel: &Kernel<'_>) -> Result<Outcome, DropReason> {
     {
         return answered(neighbour::handle_discovery(kernel, veth, packet, kind));
     }
+    // What is left to the stack must be as it came.
+    let to_stack = veth.is_adopted();
     let (veth, ifindex) = sender(kernel, packet, veth, ifindex);
     let verdict = match container::within_network(kernel, packet, veth)? {
         Some(verdict) => verdict,
         None => {
             packet.parse_transport(&linear)?;
             borrow_ports(kernel, packet);
-            if ifindex != kernel.ifindex() {
+            if ifindex != kernel.ifindex() && !to_stack {
                 // As if it had come by that interface.
                 rewrite::macs(kernel.ctx, &veth.gateway_mac, &veth.mac)?;
             }
@@ -151,7 +153,9 @@ fn from_container(kernel: &Kernel<'_>) -> Result<Outcome, DropReason> {
         Verdict::Deliver { ifindex } => deliver(kernel, ifindex),
         Verdict::Sent => Ok(Outcome::Sent),
         // The bridge is the host's own interface in the network.
-        Verdict::Host if veth.is_adopted() => Ok(Outcome::Pass),
+        Verdict::Host if to_stack => Ok(Outcome::Pass),
+        // The other interface's network is the stack's, this one is not.
+        Verdict::Host if veth.is_adopted() => Err(DropReason::SpoofedSource),
         // Through the gateway device, so that the host sees its containers' packets come
         // from the interface that has their route (rp_filter), whatever the veth is called.
         Verdict::Host => redirected(

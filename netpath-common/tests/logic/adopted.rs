@@ -8,7 +8,7 @@ use netpath_common::tuple::{OUTSIDE, Proto, Tuple};
 use crate::model::{FAMILIES, Family, Model, Outcome, VETH_A, VETH_RED};
 use crate::packets::{ACK, L4, SYN, Sample, ip};
 
-/// A model whose first network is adopted: its subnets are not in the maps.
+/// A model whose first network is adopted.
 fn model(flags: u8) -> Model {
     let mut model = Model::new();
     let policy = Policy {
@@ -16,7 +16,6 @@ fn model(flags: u8) -> Model {
         ..Policy::default()
     };
     model.set_policy(1, policy);
-    model.subnets.retain(|(_, _, network)| *network != 1);
     model
 }
 

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::net::IpAddr;
-use std::os::unix::fs::MetadataExt;
 
 use anyhow::{Context, Result};
 use netpath_common::policy::OVERLAY;
@@ -127,18 +126,21 @@ impl Agent {
         let alias = format!("netpath container {name}");
         endpoint.ifindex = self.prepare_host_end(device, &alias).await?;
         // The programs must be there before the first packet is.
-        let spec = endpoint_spec(network, endpoint, Some(netns));
+        let netns = netns::number(netns).context("cannot look at a namespace")?;
+        let spec = endpoint_spec(network, endpoint, netns);
         self.with_datapath(|datapath| datapath.add_endpoint(&spec))
     }
 
     /// Puts an endpoint whose device is there, and its ports, into the maps. Its namespace is
-    /// `netns`.
+    /// `netns`, or the one that its record tells.
     pub(super) fn add_to_datapath(
         &self,
         network: &NetworkRecord,
         endpoint: &EndpointRecord,
         netns: Option<&File>,
     ) -> Result<()> {
+        let netns = netns.map_or(Ok(endpoint.netns), netns::number);
+        let netns = netns.context("cannot look at a namespace")?;
         let spec = endpoint_spec(network, endpoint, netns);
         let ports: Vec<PortSpec> = port_specs(endpoint).collect();
         self.with_datapath(|datapath| {
@@ -238,13 +240,7 @@ pub(super) fn free_interface(prefix: Option<&str>, taken: &[&str]) -> String {
     }
 }
 
-fn endpoint_spec(
-    network: &NetworkRecord,
-    endpoint: &EndpointRecord,
-    netns: Option<&File>,
-) -> EndpointSpec {
-    // The kernel's numbers of namespaces have 32 bits.
-    let inode = netns.and_then(|netns| u32::try_from(netns.metadata().ok()?.ino()).ok());
+fn endpoint_spec(network: &NetworkRecord, endpoint: &EndpointRecord, netns: u32) -> EndpointSpec {
     let (subnet4, subnet6) = (network.subnet(true), network.subnet(false));
     let length = |subnet: Option<&crate::ipam::Subnet>| {
         subnet.map_or(0, |subnet| subnet.prefix.prefix_len())
@@ -274,7 +270,7 @@ fn endpoint_spec(
             } else {
                 0
             },
-        netns: inode.unwrap_or_default(),
+        netns,
     }
 }
 

@@ -1,23 +1,37 @@
-//! Networks whose owner is somebody else: there are no subnets of theirs in the maps, since what
-//! is for their addresses is the stack's unless a container sent it, and no program on their
-//! bridge, by which the kernel forwards the connections that are its own.
+//! Networks whose owner is somebody else: there is no program on their bridge, by which the kernel
+//! forwards the connections that are its own. What is for their addresses is the stack's unless a
+//! neighbour sent it; their subnets are in the maps only to tell whose an address is.
 
 use std::collections::HashSet;
 
 use anyhow::Result;
+use ipnet::IpNet;
 use netpath_common::policy::Policy;
 use netpath_common::port::PortKey;
 use netpath_common::tuple::{MAX_KERNEL_FLOWS, Tuple};
 
-use super::{Datapath, EndpointSpec, Hook, PortSpec, attach, port_key, veth_record};
+use super::{Datapath, EndpointSpec, Hook, PortSpec, attach, port_key, prefix, veth_record};
 
 impl Datapath {
-    /// Adds an adopted network, or takes it over.
+    /// Adds an adopted network with its subnets, or takes it over.
     ///
     /// # Errors
     /// If the kernel refuses.
-    pub fn add_adopted(&mut self, id: u16, policy: Policy) -> Result<()> {
-        self.tables.policies.insert(u32::from(id), policy)
+    pub fn add_adopted(&mut self, id: u16, policy: Policy, subnets: &[IpNet]) -> Result<()> {
+        // Before the subnets: they alone would pass for a network of our own.
+        self.tables.policies.insert(u32::from(id), policy)?;
+        for subnet in subnets {
+            let (addr, bits) = prefix(*subnet);
+            // Docker can be told to use a subnet that is ours.
+            if self
+                .tables
+                .network_of(&addr)?
+                .is_none_or(|owner| owner == id)
+            {
+                self.tables.insert_subnet(addr, bits, id)?;
+            }
+        }
+        Ok(())
     }
 
     /// Removes an adopted network.
@@ -25,6 +39,7 @@ impl Datapath {
     /// # Errors
     /// If the kernel refuses; what is gone already is fine.
     pub fn remove_adopted(&mut self, id: u16) -> Result<()> {
+        self.tables.retain_subnets(|network| network != id)?;
         self.tables.policies.remove(&u32::from(id))
     }
 

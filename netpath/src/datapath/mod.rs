@@ -299,6 +299,18 @@ impl Datapath {
         attached
     }
 
+    /// Notes in which network namespace a container's interface is, by its inode number. Without
+    /// an endpoint there is nothing to note.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn set_netns(&mut self, ifindex: u32, netns: u32) -> Result<()> {
+        match self.tables.veths.get(&ifindex)? {
+            Some(veth) => self.tables.veths.insert(ifindex, Veth { netns, ..veth }),
+            None => Ok(()),
+        }
+    }
+
     /// Removes an endpoint and its published ports. Its flows die at once: their slot gets
     /// a new generation.
     ///

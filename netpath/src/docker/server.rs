@@ -171,7 +171,7 @@ async fn answer(
             let (joins, id) = (agent.clone(), of.endpoint.clone());
             let answer = to_the_end(async move { joins.docker_join(&of).await }).await?;
             if let Some(docker) = caller.pid {
-                agent.docker_widen(id, docker);
+                agent.docker_settle(id, docker);
             }
             answer
         }

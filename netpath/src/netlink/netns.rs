@@ -163,6 +163,15 @@ pub fn is_own(netns: &File) -> io::Result<bool> {
         })
 }
 
+/// The number of a namespace, as the programs have it: its inode's, which have 32 bits.
+///
+/// # Errors
+/// It cannot be looked at.
+pub fn number(netns: &File) -> io::Result<u32> {
+    let number = netns.metadata()?.ino();
+    u32::try_from(number).map_err(io::Error::other)
+}
+
 /// Borrows an open namespace for [`inside`].
 pub fn borrow(netns: &File) -> BorrowedFd<'_> {
     netns.as_fd()

@@ -339,6 +339,10 @@ pub struct EndpointRecord {
     /// Options for the network's driver.
     #[serde(default)]
     pub options: BTreeMap<String, String>,
+    /// Inode number of the network namespace that it is in, where no file of ours names it: in a
+    /// container of Docker's. 0 until it is known.
+    #[serde(default)]
+    pub netns: u32,
 }
 
 impl EndpointRecord {

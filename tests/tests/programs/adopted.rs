@@ -2,11 +2,13 @@
 
 use std::collections::HashSet;
 
+use netpath::datapath::PortSpec;
 use netpath_common::policy::{ADOPTED, ICC_OFF, INTERNAL, Policy};
 use netpath_common::tuple::{OUTSIDE, Proto, Tuple};
 use netpath_tests::packets::{ACK, L4, SYN, Sample, ip};
 use netpath_tests::progrun::{
-    Action, At, FAMILIES, Host, MAC_A, MAC_B, Options, V4, from_a, on_host, on_host_with,
+    Action, At, FAMILIES, Host, MAC_A, MAC_B, MAC_GATEWAY, Options, V4, from_a, on_host,
+    on_host_with,
 };
 
 const A: At = At::Container(0);
@@ -20,12 +22,33 @@ fn adopt(host: &mut Host, flags: u8) {
         flags: ADOPTED,
         ..Policy::default()
     };
-    host.datapath.add_adopted(1, policy).expect("adopted");
+    let subnets = &network.subnets;
+    host.datapath
+        .add_adopted(1, policy, subnets)
+        .expect("adopted");
     let [a, b, _] = host.endpoints();
     for mut spec in [a, b] {
         spec.flags = ADOPTED | flags;
         host.datapath.add_endpoint(&spec).expect("an endpoint");
     }
+}
+
+/// Makes both networks adopted ones.
+fn adopt_both(host: &mut Host) {
+    adopt(host, 0);
+    let [_, network] = host.networks();
+    host.datapath.remove_network(&network).expect("removed");
+    let policy = Policy {
+        flags: ADOPTED,
+        ..Policy::default()
+    };
+    let subnets = &network.subnets;
+    host.datapath
+        .add_adopted(2, policy, subnets)
+        .expect("adopted");
+    let [.., mut red] = host.endpoints();
+    red.flags = ADOPTED;
+    host.datapath.add_endpoint(&red).expect("an endpoint");
 }
 
 fn a(src: &str, dst: &str, l4: L4) -> Vec<u8> {
@@ -69,7 +92,7 @@ fn whatever_would_be_dropped_goes_up_unchanged() {
         passes(host, A, &a("fe80::2", "ff02::1", UDP));
         // What nobody can read.
         let frame = a(V4.a, V4.b, UDP);
-        for length in [20, 33] {
+        for length in [34, 41] {
             passes(host, A, &frame[..length]);
         }
         assert_eq!(host.flows(), []);
@@ -114,6 +137,40 @@ fn new_connections_are_served() {
                 At::Uplink,
                 &Sample::new(family.remote, family.a, UDP).bytes(),
             );
+        }
+    });
+}
+
+#[test]
+fn what_leaves_by_another_interface_of_the_container_is_answered() {
+    on_host(|host| {
+        host.share_namespace();
+        adopt_both(host);
+        for family in FAMILIES {
+            let [.., red] = host.endpoints();
+            let port = PortSpec {
+                host_ip: ip(family.uplink),
+                proto: Proto::Tcp,
+                host_port: 8080,
+                endpoint_ifindex: red.ifindex,
+                container_ip: ip(family.red),
+                container_port: 80,
+            };
+            host.datapath.publish(&[port]).expect("published");
+            // A neighbour of its first interface dials the port that leads to the second one.
+            let dial = Sample::new(family.b, family.uplink, L4::Tcp(1000, 8080, SYN));
+            let dial = dial.macs(MAC_B, MAC_GATEWAY);
+            let inside = host.run(At::Container(1), &dial.bytes()).sent();
+            assert_eq!((inside.src, inside.dst), (dial.src, ip(family.red)));
+            // The kernel answers by the interface that is nearer to the neighbour.
+            let answer = Sample::new(family.red, family.b, L4::Tcp(80, 1000, SYN | ACK));
+            let back = host.run(A, &from_a(&answer).bytes()).sent();
+            assert_eq!((back.src, back.dst), (dial.dst, dial.src));
+            assert_eq!(back.ports(), (8080, 1000));
+            // Without a connection it goes up as it came.
+            let stray = Sample::new(family.red, family.b, L4::Tcp(81, 1000, ACK));
+            passes(host, A, &from_a(&stray).bytes());
+            passes(host, A, &a(family.nobody, family.b, UDP));
         }
     });
 }

@@ -165,7 +165,7 @@ impl Agent {
             .retain(|endpoint| is_port(endpoint, networks, &links));
         self.with_datapath(|datapath| {
             for network in networks {
-                datapath.add_adopted(network.id, policy(network))?;
+                datapath.add_adopted(network.id, policy(network), &network.subnets())?;
             }
             for endpoint in &adoption.endpoints {
                 let Some(network) = find(networks, endpoint.network) else {
@@ -298,9 +298,7 @@ fn spec(network: &AdoptedNetwork, endpoint: &AdoptedEndpoint, flags: u8) -> Endp
         gateway_ifindex: network.ifindex,
         gateway_mac: network.mac,
         flags,
-        // Packets with the address of another interface of theirs are the stack's, as any that
-        // seem to be spoofed.
-        netns: 0,
+        netns: endpoint.netns,
     }
 }
 

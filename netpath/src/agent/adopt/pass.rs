@@ -70,12 +70,13 @@ impl Agent {
                     && now.is_some_and(|now| now.refused.inward.is_none())
             });
             for gone in &adoption.networks {
-                if find(&networks, gone.id).is_none() {
+                let same = |now: &AdoptedNetwork| now.gateways == gone.gateways;
+                if !find(&networks, gone.id).is_some_and(same) {
                     datapath.remove_adopted(gone.id)?;
                 }
             }
             for network in &networks {
-                datapath.add_adopted(network.id, policy(network))?;
+                datapath.add_adopted(network.id, policy(network), &network.subnets())?;
             }
             for endpoint in &endpoints {
                 let network = find(&networks, endpoint.network);

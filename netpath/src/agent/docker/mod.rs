@@ -11,7 +11,7 @@
 
 mod endpoint;
 mod network;
-mod widen;
+mod settle;
 
 use anyhow::Result;
 

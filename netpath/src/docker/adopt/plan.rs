@@ -3,10 +3,9 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::IpNet;
-
 use super::client::{DockerContainer, DockerNetwork, Snapshot};
 use super::firewall::{Rules, Scope};
+use super::records::subnets_of;
 use super::sandbox::Sandbox;
 use super::{AdoptedEndpoint, AdoptedNetwork, Refusals};
 use crate::netlink::{Address, Link};
@@ -232,11 +231,7 @@ fn plan_network(facts: &Facts<'_>, network: &DockerNetwork) -> Result<AdoptedNet
         );
     }
     if let Some(rules) = facts.rules {
-        let subnets: Vec<IpNet> = gateways
-            .iter()
-            .filter_map(|(gateway, length)| IpNet::new(*gateway, *length).ok())
-            .map(|net| net.trunc())
-            .collect();
+        let subnets = subnets_of(&gateways);
         let others = facts.snapshot.networks.iter().map(|other| &other.bridge);
         let elsewhere: Vec<String> = facts
             .uplinks
@@ -325,6 +320,7 @@ fn endpoint(
         addr4: v4,
         addr6: v6,
         link_local,
+        netns: sandbox.netns,
         ports,
     }
 }

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::policy::Policy;
@@ -84,19 +85,37 @@ pub struct AdoptedEndpoint {
     pub addr6: Option<(Ipv6Addr, u8)>,
     /// Its IPv6 link-local address.
     pub link_local: Option<Ipv6Addr>,
+    /// Inode number of its network namespace; 0 if unknown.
+    #[serde(default)]
+    pub netns: u32,
     /// Published ports that lead to it.
     #[serde(with = "runs")]
     pub ports: Vec<Binding>,
 }
 
 impl AdoptedNetwork {
+    /// Its subnets.
+    pub fn subnets(&self) -> Vec<IpNet> {
+        subnets_of(&self.gateways)
+    }
+
     /// The bridge's address in the subnet of an address of a container.
     pub fn gateway_of(&self, addr: IpAddr) -> Option<IpAddr> {
         let same = |(gateway, length): &&(IpAddr, u8)| {
-            ipnet::IpNet::new(*gateway, *length).is_ok_and(|net| net.contains(&addr))
+            IpNet::new(*gateway, *length).is_ok_and(|net| net.contains(&addr))
         };
         self.gateways.iter().find(same).map(|(gateway, _)| *gateway)
     }
+}
+
+/// The subnets of a bridge's addresses.
+pub(super) fn subnets_of(gateways: &[(IpAddr, u8)]) -> Vec<IpNet> {
+    let of = |(gateway, length): &(IpAddr, u8)| IpNet::new(*gateway, *length).ok();
+    gateways
+        .iter()
+        .filter_map(of)
+        .map(|net| net.trunc())
+        .collect()
 }
 
 impl AdoptedEndpoint {

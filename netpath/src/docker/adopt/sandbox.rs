@@ -17,6 +17,8 @@ pub struct Sandbox {
     pub addresses: Vec<Address>,
     /// Indexes of the devices by which it leaves its networks, for IPv4 and for IPv6.
     pub ways_out: [Option<u32>; 2],
+    /// Inode number of the namespace.
+    pub netns: u32,
 }
 
 /// Looks into the namespace that the first usable of these files names. `None`: it is the
@@ -37,7 +39,9 @@ pub fn look(files: &[PathBuf]) -> Result<Option<Sandbox>> {
     if netns::is_own(&netns)? {
         return Ok(None);
     }
-    netns::inside(netns::borrow(&netns), read).map(Some)
+    let mut sandbox = netns::inside(netns::borrow(&netns), read)?;
+    sandbox.netns = netns::number(&netns)?;
+    Ok(Some(sandbox))
 }
 
 /// To be called on a thread inside the namespace.
@@ -53,6 +57,7 @@ fn read() -> Result<Sandbox> {
             links: netlink.links().await?,
             addresses: netlink.addresses().await?,
             ways_out: [way_out(&routes, true), way_out(&routes, false)],
+            netns: 0,
         })
     })
 }

@@ -1,9 +1,12 @@
-//! Large packets between Docker's containers.
+//! What is left to do when Docker has put an interface into a container.
 //!
-//! Neighbours of a network exchange packets of up to 64 KB where the route to their subnet says so
-//! (see [`crate::store::NetworkRecord::local_mtu`]). Docker makes the routes of its containers, and
-//! a driver cannot tell it an MTU; so the agent adds that when Docker is done. Nothing depends on
-//! it: a container whose namespace is not found sends packets of the usual size.
+//! * Which interfaces are one container's is told by the namespace that they are in: packets may
+//!   leave by one with the address of another ([`netpath_common::container::sibling`]).
+//! * Neighbours of a network exchange packets of up to 64 KB where the route to their subnet says so
+//!   (see [`crate::store::NetworkRecord::local_mtu`]). Docker makes the routes of its containers,
+//!   and a driver cannot tell it an MTU; so the agent adds that.
+//!
+//! A container whose namespace is not found does without both.
 
 use std::fs::File;
 use std::net::IpAddr;
@@ -32,16 +35,15 @@ struct Routes {
 }
 
 impl Agent {
-    /// Raises the MTU between a container and its neighbours as soon as Docker has connected it.
-    /// `docker` is the number of the daemon's process: the file of the namespace is in its
-    /// mount namespace.
-    pub fn docker_widen(self: &Arc<Self>, endpoint: String, docker: u32) {
+    /// Does the rest for an endpoint as soon as Docker has connected it. `docker` is the number of
+    /// the daemon's process: the file of the namespace is in its mount namespace.
+    pub fn docker_settle(self: &Arc<Self>, endpoint: String, docker: u32) {
         let agent = self.clone();
         tokio::spawn(async move {
             let end = Instant::now() + PATIENCE;
             while Instant::now() < end {
                 tokio::time::sleep(POLL).await;
-                match agent.try_widen(&endpoint, docker) {
+                match agent.try_settle(&endpoint, docker).await {
                     Ok(false) => {}
                     Ok(true) => return,
                     Err(error) => {
@@ -54,8 +56,8 @@ impl Agent {
     }
 
     /// True when there is nothing more to do.
-    fn try_widen(&self, endpoint: &str, docker: u32) -> Result<bool> {
-        let Some(record) = self.find_docker_endpoint(endpoint)? else {
+    async fn try_settle(&self, id: &str, docker: u32) -> Result<bool> {
+        let Some(record) = self.find_docker_endpoint(id)? else {
             return Ok(true);
         };
         let endpoint = record.endpoints.first();
@@ -63,9 +65,6 @@ impl Agent {
             return Ok(true);
         };
         let network = self.store.network(&endpoint.network)?;
-        if network.local_mtu <= network.mtu {
-            return Ok(true);
-        }
         let Some(sandbox) = sandbox else {
             return Ok(true);
         };
@@ -78,7 +77,27 @@ impl Agent {
         if netns::is_own(&netns).context("cannot look at a namespace")? {
             return Ok(true);
         }
-        Routes::new(&network, endpoint).set(&netns)
+        if !Routes::new(&network, endpoint).set(&netns)? {
+            return Ok(false);
+        }
+        let number = netns::number(&netns).context("cannot look at a namespace")?;
+        self.docker_is_in(id, number).await?;
+        Ok(true)
+    }
+
+    /// Notes the namespace of an endpoint.
+    async fn docker_is_in(&self, id: &str, netns: u32) -> Result<()> {
+        let _held = self.held.lock().await;
+        let Some(mut record) = self.find_docker_endpoint(id)? else {
+            return Ok(());
+        };
+        let Some(endpoint) = record.endpoints.first_mut() else {
+            return Ok(());
+        };
+        endpoint.netns = netns;
+        let ifindex = endpoint.ifindex;
+        self.store.put_container(&record)?;
+        self.with_datapath(|datapath| datapath.set_netns(ifindex, netns))
     }
 }
 
@@ -123,6 +142,9 @@ impl Routes {
         };
         if !self.addresses.iter().all(|(address, _)| is_there(address)) {
             return Ok(false);
+        }
+        if self.local_mtu <= self.mtu {
+            return Ok(true);
         }
         for (address, gateway) in &self.addresses {
             let (subnet, source) = (address.trunc(), address.addr());
