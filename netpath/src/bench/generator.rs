@@ -84,7 +84,8 @@ fn side_by_side(
     let mut ours = Vec::new();
     let mut theirs = Vec::new();
     for _ in 0..TRIALS {
-        ours.push(measure(case, ends, method)?.rate);
+        let window = method.timing.window_of(case);
+        ours.push(measure(case, ends, window, method)?.rate);
         theirs.push(other(site, ends, method).or_else(|_| other(site, ends, method))?);
     }
     Ok((

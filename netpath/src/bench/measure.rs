@@ -59,16 +59,16 @@ pub fn cpus() -> Result<Vec<usize>> {
         .collect())
 }
 
-/// Measures one case on one variant.
+/// Measures one case on one variant, for as long as `window`.
 ///
 /// # Errors
 /// The traffic does not flow, several times in a row.
-pub fn measure(case: Case, ends: &Ends, method: &Method) -> Result<Sample> {
+pub fn measure(case: Case, ends: &Ends, window: Duration, method: &Method) -> Result<Sample> {
     let mut tries = 0;
     loop {
         tries += 1;
         interrupt::check()?;
-        match once(case, ends, method) {
+        match once(case, ends, window, method) {
             Ok(sample) => return Ok(sample),
             Err(error) if tries >= TRIES => return Err(error),
             Err(error) => {
@@ -80,7 +80,7 @@ pub fn measure(case: Case, ends: &Ends, method: &Method) -> Result<Sample> {
     }
 }
 
-fn once(case: Case, ends: &Ends, method: &Method) -> Result<Sample> {
+fn once(case: Case, ends: &Ends, window: Duration, method: &Method) -> Result<Sample> {
     let client_cpu = *method.cpus.first().context("no core to run on")?;
     let server_cpu = match case.cores {
         Cores::One => client_cpu,
@@ -88,7 +88,6 @@ fn once(case: Case, ends: &Ends, method: &Method) -> Result<Sample> {
     };
     let mut watched = vec![client_cpu, server_cpu];
     watched.dedup();
-    let window = method.timing.window_of(case);
     let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
     let from = now() + nanoseconds(START + method.timing.warmup);
     let traffic = case.workload.traffic();

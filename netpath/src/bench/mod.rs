@@ -107,7 +107,14 @@ pub fn run(options: &Options) -> Result<Report> {
         path: Path::Containers,
     });
     let world = World::build(&site, options, &cases, &progress)?;
-    let entries = rounds::entries(&cases, control_only, &world.variants);
+    let everything = options.filters.is_empty();
+    let entries = rounds::entries(
+        &cases,
+        control_only,
+        &world.variants,
+        method.timing,
+        everything,
+    );
     let count = options.rounds.unwrap_or(match options.extent {
         Extent::Quick => 5,
         Extent::Full => 10,
@@ -120,7 +127,6 @@ pub fn run(options: &Options) -> Result<Report> {
     let rounds = Rounds::run(entries, count, &method, &prepare, &progress)?;
     site.restore()?;
 
-    let everything = options.filters.is_empty();
     let latencies = if everything {
         progress.stage("making containers and publishing ports");
         Some(latency::measure(&site, options.extent)?)

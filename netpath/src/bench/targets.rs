@@ -28,6 +28,11 @@ struct Target {
 }
 
 const IPTABLES: &str = "docker0+iptables";
+/// Variants that are held against the table beside the Docker that they are made of.
+const OF_DOCKER: [(&str, &str); 2] = [
+    (dockerd::ADOPTED, "docker0 adopted"),
+    (dockerd::PLUGIN, "network of the driver"),
+];
 
 const fn ratio(
     what: &'static str,
@@ -274,7 +279,7 @@ static TARGETS: [Target; 34] = [
 
 /// Holds a run against the table.
 pub fn judge(rounds: &Rounds, latencies: Option<&Latencies>) -> Vec<TargetResult> {
-    TARGETS
+    let mut results: Vec<TargetResult> = TARGETS
         .iter()
         .map(|target| {
             let (measured, less) = match target.measure {
@@ -284,16 +289,42 @@ pub fn judge(rounds: &Rounds, latencies: Option<&Latencies>) -> Vec<TargetResult
                 Measure::Cases(one, two) => (rounds.ratio((one, NETPATH), (two, NETPATH)), false),
                 Measure::Latency(of) => (latencies.map(|all| exactly(of(all))), true),
             };
-            TargetResult {
-                what: target.what.to_owned(),
-                unit: if less { "ms" } else { "ratio" }.to_owned(),
-                must: target.must,
-                aim: target.aim,
-                measured,
-                verdict: verdict(measured.map(|m| m.median), target, less).to_owned(),
-            }
+            result(target, target.what.to_owned(), measured, less)
         })
-        .collect()
+        .collect();
+    results.extend(OF_DOCKER.iter().flat_map(|of| of_docker(rounds, *of)));
+    results
+}
+
+/// Docker's containers on netpath's programs, beside the same Docker without: what was measured
+/// of them is held against the same table.
+fn of_docker(
+    rounds: &Rounds,
+    (subject, name): (&'static str, &'static str),
+) -> impl Iterator<Item = TargetResult> {
+    TARGETS.iter().filter_map(move |target| {
+        let Measure::Variant(case, IPTABLES | dockerd::NAME) = target.measure else {
+            return None;
+        };
+        let measured = rounds.ratio((case, subject), (case, dockerd::NAME))?;
+        let what = target
+            .what
+            .rsplit_once(", vs ")
+            .map_or(target.what, |parts| parts.0);
+        let what = format!("{name}: {what}, vs the same Docker");
+        Some(result(target, what, Some(measured), false))
+    })
+}
+
+fn result(target: &Target, what: String, measured: Option<Estimate>, less: bool) -> TargetResult {
+    TargetResult {
+        what,
+        unit: if less { "ms" } else { "ratio" }.to_owned(),
+        must: target.must,
+        aim: target.aim,
+        measured,
+        verdict: verdict(measured.map(|m| m.median), target, less).to_owned(),
+    }
 }
 
 fn exactly(value: f64) -> Estimate {

@@ -150,10 +150,11 @@ impl World {
             self.leave_out(dockerd::NAME, format!("{missing} is not installed"));
             return Ok(());
         }
-        for name in [dockerd::NAME, dockerd::ADOPTED] {
+        for name in [dockerd::NAME, dockerd::ADOPTED, dockerd::PLUGIN] {
             progress.stage("starting a Docker daemon");
             let built = match name {
                 dockerd::ADOPTED => dockerd::adopted(site),
+                dockerd::PLUGIN => dockerd::plugin(site),
                 _ => dockerd::dockerd(site),
             };
             match built {

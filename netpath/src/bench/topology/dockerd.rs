@@ -15,6 +15,7 @@ use super::super::site::{Site, control_group};
 use super::host::{HOST, Host, OUTSIDE};
 use super::ours::Agent;
 use super::{Ends, PUBLISHED, Path, SERVICE, Variant, tool};
+use crate::agent::settings::DOCKER_SOCKET;
 use crate::api::types::{Adopt, Adopted};
 use crate::cli::refusals;
 
@@ -22,6 +23,8 @@ use crate::cli::refusals;
 pub const NAME: &str = "dockerd";
 /// Name of the variant whose bridge is adopted.
 pub const ADOPTED: &str = "adopted";
+/// Name of the variant whose containers are in a network of netpath's driver.
+pub const PLUGIN: &str = "plugin";
 /// The programs that it takes.
 pub const TOOLS: [&str; 3] = ["dockerd", "docker", "unshare"];
 /// How long the daemon may take to serve.
@@ -29,9 +32,15 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Folders of the machine that containers see, for a program that sleeps.
 const FOLDERS: [&str; 4] = ["/usr", "/bin", "/lib", "/lib64"];
 
-/// Started inside its namespaces; $1 is its folder under /run. Whoever has a containerd keeps
-/// it: the daemon would use it if it saw its socket. What Docker writes to /etc and /opt, and
-/// the files of its shims in /run, are seen by nobody and go with the mount namespace.
+/// What Docker calls its own network on docker0.
+const BRIDGE: &str = "bridge";
+/// The network of netpath's driver, and its subnet.
+const NETWORK: (&str, &str) = ("np", "10.211.0.0/24");
+
+/// Started inside its namespaces; $1 is its folder under /run, $2 the socket of netpath's driver.
+/// Whoever has a containerd keeps it: the daemon would use it if it saw its socket. What Docker
+/// writes to /etc and /opt, and the files of its shims in /run, are seen by nobody and go with the
+/// mount namespace.
 const SCRIPT: &str = r#"
 set -e
 exec 9<"$1"
@@ -44,7 +53,9 @@ for d in etc opt; do
     mkdir "$1/$d" "$1/$d-work"
     mount -t overlay overlay -o "lowerdir=/$d,upperdir=$1/$d,workdir=$1/$d-work" /$d
 done
-shift
+mkdir -p /etc/docker/plugins
+echo "unix://$2" > /etc/docker/plugins/netpath.spec
+shift 2
 exec "$@"
 "#;
 
@@ -53,7 +64,7 @@ exec "$@"
 /// # Errors
 /// It does not serve; with its last words.
 pub fn dockerd(site: &Site) -> Result<Variant> {
-    build(site, NAME, Host::new(site, NAME)?)
+    build(site, NAME, Host::new(site, NAME)?, BRIDGE)
 }
 
 /// The same, and an agent that has adopted its bridge.
@@ -63,7 +74,7 @@ pub fn dockerd(site: &Site) -> Result<Variant> {
 pub fn adopted(site: &Site) -> Result<Variant> {
     let host = Host::new(site, ADOPTED)?;
     let agent = Agent::start_on(site, ADOPTED, host.host.clone(), host.outside.clone())?;
-    let mut variant = build(site, ADOPTED, host)?;
+    let mut variant = build(site, ADOPTED, host, BRIDGE)?;
     let socket = site.folder(ADOPTED)?.join("docker.sock");
     let request = Adopt {
         socket: Some(socket),
@@ -78,7 +89,20 @@ pub fn adopted(site: &Site) -> Result<Variant> {
     Ok(variant)
 }
 
-fn build(site: &Site, name: &str, host: Host) -> Result<Variant> {
+/// A daemon whose containers are in a network of netpath's driver.
+///
+/// # Errors
+/// The daemon or the agent does not serve.
+pub fn plugin(site: &Site) -> Result<Variant> {
+    let host = Host::new(site, PLUGIN)?;
+    let agent = Agent::start_on(site, PLUGIN, host.host.clone(), host.outside.clone())?;
+    let mut variant = build(site, PLUGIN, host, NETWORK.0)?;
+    variant.what = "the same Docker, its containers in a network of driver netpath".into();
+    variant.services.extend(agent.into_service());
+    Ok(variant)
+}
+
+fn build(site: &Site, name: &str, host: Host, network: &str) -> Result<Variant> {
     let folder = site.folder(name)?;
     let log = folder.join("dockerd.log");
     let daemon = daemon(site, &host.host, &folder);
@@ -105,11 +129,21 @@ fn build(site: &Site, name: &str, host: Host) -> Result<Variant> {
         docker.command(&["import", "-", "bench"]),
         &"\0".repeat(1024),
     )?;
+    if network == NETWORK.0 {
+        docker.run(&[
+            "network",
+            "create",
+            "-d=netpath",
+            "--subnet",
+            NETWORK.1,
+            network,
+        ])?;
+    }
     let publish = ["tcp", "udp"].map(|proto| format!("-p={PUBLISHED}:{SERVICE}/{proto}"));
     let publish: Vec<&str> = publish.iter().map(String::as_str).collect();
     let root = PathBuf::from(format!("/proc/{}/root", service.pid()));
-    let (first, target) = docker.container("c1", &publish, &root, site)?;
-    let (second, _) = docker.container("c2", &[], &root, site)?;
+    let (first, target) = docker.container("c1", network, &publish, &root, site)?;
+    let (second, _) = docker.container("c2", network, &[], &root, site)?;
 
     let mut variant = Variant::new(
         name,
@@ -140,6 +174,7 @@ fn daemon(site: &Site, host: &Namespace, folder: &FilePath) -> Command {
         .args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
         .args(["sh", "-c", SCRIPT, "sh"])
         .arg(folder)
+        .arg(folder.join("run").join(DOCKER_SOCKET))
         .arg(tool("dockerd").unwrap_or_else(|| "dockerd".into()))
         .arg("--data-root")
         .arg(folder.join("data"))
@@ -187,6 +222,7 @@ impl Docker {
     fn container(
         &self,
         name: &str,
+        network: &str,
         options: &[&str],
         root: &FilePath,
         site: &Site,
@@ -197,20 +233,16 @@ impl Docker {
         let volumes: Vec<String> = folders
             .map(|folder| format!("--volume={folder}:{folder}:ro"))
             .collect();
-        let mut args = vec!["run", "--detach", "--name", name];
+        let mut args = vec!["run", "--detach", "--name", name, "--network", network];
         args.extend(options);
         args.extend(volumes.iter().map(String::as_str));
         args.extend(["bench", "/bin/sleep", "infinity"]);
         self.run(&args)?;
         let show = |what: &str| self.run(&["inspect", "--format", what, name]);
         let sandbox = show("{{.NetworkSettings.SandboxKey}}")?;
-        let address = show("{{.NetworkSettings.IPAddress}}")?;
-        let address = if address.is_empty() || address.starts_with('<') {
-            // Docker 29 knows addresses by network only.
-            show("{{.NetworkSettings.Networks.bridge.IPAddress}}")?
-        } else {
-            address
-        };
+        let address = show(&format!(
+            "{{{{.NetworkSettings.Networks.{network}.IPAddress}}}}"
+        ))?;
         let address = address
             .parse()
             .with_context(|| format!("Docker gave {name} the address {address:?}"))?;
