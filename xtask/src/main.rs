@@ -85,8 +85,12 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Build with optimisations and make a Debian package, by cargo-deb
-    Package,
+    /// Build with optimisations, make a Debian package, by cargo-deb, and try it
+    Package {
+        /// Skip set-up and build
+        #[arg(long, hide = true)]
+        built: bool,
+    },
     /// Take away what tests and demonstrations that were killed left on this machine
     CleanMachine,
     /// Say what is in the compiled eBPF object
@@ -128,9 +132,11 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
         }
         Verb::Demo { built } => demo::run(&workspace, built),
         Verb::Bench { arguments } => return bench::run(&workspace, &arguments),
-        Verb::Package => {
-            setup::run(&workspace, Say::Summary)?;
-            package::run(&workspace)
+        Verb::Package { built } => {
+            if !built {
+                setup::run(&workspace, Say::Summary)?;
+            }
+            package::run(&workspace, built)
         }
         Verb::CleanMachine => clean_machine::run(),
         Verb::Object => {
