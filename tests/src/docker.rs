@@ -169,6 +169,12 @@ impl Docker {
         self.inside(&all)
     }
 
+    /// File of a container's network namespace.
+    #[track_caller]
+    pub fn netns_of(&self, name: &str) -> String {
+        format!("/proc/{}/root/proc/{}/ns/net", self.init, self.pid(name))
+    }
+
     /// A container's first process.
     #[track_caller]
     pub fn pid(&self, name: &str) -> String {

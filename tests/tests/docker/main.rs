@@ -1,9 +1,7 @@
 //! netpath as the network driver of a real Docker daemon.
 
-mod compose;
 mod lifecycle;
 mod options;
-mod parallel;
 mod ports;
 mod restart;
 

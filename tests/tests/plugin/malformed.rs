@@ -1,6 +1,6 @@
 //! Requests that no Docker sends.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::time::{Duration, Instant};
 
 use netpath_tests::fuzz::Random;
@@ -128,6 +128,10 @@ fn what_is_no_request_is_refused_and_makes_nothing() {
     }
     for unknown in [
         "/",
+        "/Plugin.",
+        "/Plugin.Deactivate",
+        "/Plugin.Activate/",
+        "/NetworkDriver.",
         "/NetworkDriver.Fly",
         "/IpamDriver.RequestPool",
         "/v1/status",
@@ -201,6 +205,61 @@ fn damaged_requests_do_no_harm() {
         call(&lab, method, body);
     }
     nothing_was_made(&lab);
+}
+
+#[test]
+fn what_is_no_http_is_refused_or_hung_up_on() {
+    let lab = Lab::new();
+    let paths = ["/Plugin.Activate", "/NetworkDriver.CreateNetwork"];
+    let head = |path: &str, rest: &str| {
+        format!("POST {path} HTTP/1.1\r\nHost: docker\r\nConnection: close\r\n{rest}").into_bytes()
+    };
+    let mut random = Random::new(8);
+    let mut all: Vec<Vec<u8>> = vec![
+        b"\r\n\r\n".to_vec(),
+        b"GARBAGE\r\n\r\n".to_vec(),
+        vec![0xff; 5000],
+        vec![b'A'; 1 << 20],
+        (0..4000).map(|_| random.below(256) as u8).collect(),
+    ];
+    for path in paths {
+        all.extend([
+            head(path, "Content-Length: -1\r\n\r\n{}"),
+            head(path, "Content-Length: 99999999999999999999\r\n\r\n{}"),
+            head(path, "Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}x"),
+            head(path, "Transfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n"),
+            head(path, "Transfer-Encoding: chunked\r\n\r\n2\r\n{"),
+            head(path, "Content-Length: 50\r\n\r\n{"),
+            head(path, &format!("X: {}\r\n\r\n", "y".repeat(1 << 20))),
+            head(path, &"X: y\r\n".repeat(5000)),
+        ]);
+    }
+    for bytes in all {
+        let began = Instant::now();
+        let mut stream = connect(&lab);
+        // It may hang up before it has read all of it.
+        let _ = stream.write_all(&bytes);
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+        let mut said = Vec::new();
+        let _ = stream.read_to_end(&mut said);
+        let said = String::from_utf8_lossy(&said);
+        let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(200)]).into_owned();
+        assert!(
+            said.is_empty() || said.starts_with("HTTP/1.1 4"),
+            "{shown}: {said}"
+        );
+        assert!(began.elapsed() < Duration::from_secs(15), "{shown}");
+    }
+    // What is too long is not read to its end.
+    let mut stream = connect(&lab);
+    let long = head(paths[1], "Content-Length: 1000000000\r\n\r\n");
+    stream.write_all(&long).expect("a head");
+    let began = Instant::now();
+    while stream.write_all(&[b' '; 1 << 16]).is_ok() {
+        assert!(began.elapsed() < Duration::from_secs(15));
+    }
+    nothing_was_made(&lab);
+    assert_eq!(send(&lab, paths[0], b"").0, 200);
 }
 
 #[test]
