@@ -266,8 +266,12 @@ fn interfaces(text: &str) -> Result<Vec<String>, String> {
     Ok(names)
 }
 
-/// The kernel's own rule (dev_valid_name), and a colon is for other things.
-fn check_interface(name: &str) -> Result<(), String> {
+/// Checks the name of an interface: the kernel's own rule (dev_valid_name), and a colon is for
+/// other things.
+///
+/// # Errors
+/// A sentence that quotes it.
+pub fn check_interface(name: &str) -> Result<(), String> {
     let valid = (1..16).contains(&name.len())
         && name != "."
         && name != ".."

@@ -177,6 +177,52 @@ fn a_container_shares_the_network_of_another() {
     assert_eq!(lab.host(&["pgrep", "-f", "^sleep 473[123]$"]).code, Some(1));
 }
 
+/// As with Docker: whose network it is by name, it shares that of the command that runs.
+#[test]
+fn whose_network_is_shared_may_itself_share_one() {
+    let lab = Lab::new();
+    lab.netpath(&["network", "create", "net", "--subnet", "10.88.0.0/24"])
+        .ok();
+    lab.run("web", &["--network", "net"], &["sleep", "600"]);
+    lab.run("side", &["--network", "container:web"], &["sleep", "600"]);
+    let id = lab.json(&["inspect", "side"])["id"].clone();
+    let by_id = format!("container:{}", &id.as_str().expect("an id")[..12]);
+    lab.run("third", &["--network", &by_id], &["sleep", "600"]);
+    assert_eq!(lab.json(&["inspect", "third"])["mode"], "container:side");
+    assert_eq!(namespace(&lab, "web"), namespace(&lab, "third"));
+    for file in ["hosts", "resolv.conf", "hostname"] {
+        let file = format!("/etc/{file}");
+        let of = |name| lab.exec(name, &["cat", &file]).ok();
+        assert_eq!(of("web"), of("third"));
+    }
+    lab.exec("third", &["ping", "-c1", "-W3", OUT4]).ok();
+    // With the owner the network goes; those who share it go on, and are shared.
+    let before = namespace(&lab, "side");
+    lab.netpath(&["rm", "-f", "web"]).ok();
+    lab.run("web", &["--network", "net"], &["sleep", "600"]);
+    assert_eq!(namespace(&lab, "third"), before);
+    lab.run(
+        "fourth",
+        &["--network", "container:third"],
+        &["sleep", "600"],
+    );
+    assert_eq!(namespace(&lab, "fourth"), before);
+    lab.exec("fourth", &["cat", "/etc/hosts"]).ok();
+    // One in the middle ends alone.
+    lab.netpath(&["rm", "-f", "side"]).ok();
+    for name in ["third", "fourth"] {
+        assert_eq!(namespace(&lab, name), before);
+    }
+    lab.run("hosts", &["--network", "host"], &["sleep", "600"]);
+    lab.run(
+        "guest",
+        &["--network", "container:hosts"],
+        &["sleep", "600"],
+    );
+    let hosts = lab.host(&["readlink", "/proc/self/ns/net"]).ok();
+    assert_eq!(namespace(&lab, "guest"), hosts);
+}
+
 #[test]
 fn an_attached_namespace_is_shared_as_well() {
     let mut lab = Lab::new();
@@ -219,8 +265,6 @@ fn modes_that_contradict_are_refused() {
     lab.netpath(&["network", "create", "net", "--subnet", "10.88.0.0/24"])
         .ok();
     lab.run("web", &["--network", "net"], &["sleep", "600"]);
-    lab.run("hosts", &["--network", "host"], &["sleep", "600"]);
-    lab.run("side", &["--network", "container:web"], &["sleep", "600"]);
     lab.run("over", &["--network", "net"], &["true"]);
     eventually("it has ended", || {
         lab.json(&["inspect", "over"])["state"] == "exited"
@@ -255,11 +299,6 @@ fn modes_that_contradict_are_refused() {
         (&["--network", "container:nobody"], &["nobody"]),
         (&["--network", "container:"], &["container"]),
         (&["--network", "container:over"], &["over", "exited"]),
-        (
-            &["--network", "container:hosts"],
-            &["hosts", "--network host"],
-        ),
-        (&["--network", "container:side"], &["side", "container:web"]),
         (
             &["--network", "bridge", "--network-alias", "x"],
             &["bridge", "alias"],

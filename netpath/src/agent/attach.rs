@@ -12,6 +12,7 @@ use super::inside::in_runtime;
 use super::{Agent, blocking, now, plan};
 use crate::api::types::{Attach, Container};
 use crate::container::names;
+use crate::container::sysctls::ipv6_is_off;
 use crate::netlink::netns::Identity;
 use crate::netlink::{Netlink, netns};
 use crate::problem::{conflict, invalid, not_found};
@@ -29,14 +30,18 @@ impl Agent {
                 "an attached namespace needs a name, give it one with --name",
             ));
         }
-        let name = self.new_name(new.connect.name.as_deref())?;
+        let uid = names::uid()?;
+        let name = self.new_name(new.connect.name.as_deref(), &uid)?;
         if let Some(word) = plan::mode(&new.connect)?.word() {
             return Err(invalid(format!(
                 "an attached namespace keeps what it has and gets an interface in a network, which \
                  \"{word}\" is not"
             )));
         }
-        let options = new.connect.names.parse()?;
+        let mut options = new.connect.names.parse()?;
+        for link in &mut options.links {
+            link.container = self.called(&link.container)?.name;
+        }
         if let Some(flag) = new.connect.names.about_files() {
             return Err(invalid(format!(
                 "{flag} is about files of a container, which an attached namespace does not have: \
@@ -55,8 +60,8 @@ impl Agent {
                 path.display()
             )));
         }
-        let there = blocking(|| netns::inside(netns::borrow(&netns), interfaces))?;
-        if there.iter().any(|name| name == FIRST_INTERFACE) {
+        let there = look_inside(&netns)?;
+        if there.interfaces.iter().any(|name| name == FIRST_INTERFACE) {
             return Err(conflict(format!(
                 "the namespace {} has an interface {FIRST_INTERFACE} already, remove it or attach \
                  another namespace",
@@ -70,7 +75,7 @@ impl Agent {
             ino: meta.ino(),
         };
         let mut record = ContainerRecord {
-            uid: names::uid()?,
+            uid,
             created: now(),
             names: options,
             ..ContainerRecord::new(&name, origin)
@@ -155,6 +160,25 @@ pub(super) fn open_pid(pid: u32) -> Result<(PathBuf, File)> {
             Err(error).with_context(|| format!("cannot open the namespace of process {pid}"))
         }
     }
+}
+
+/// What there is in a namespace that is to get an interface.
+#[derive(Debug, Default)]
+pub(super) struct There {
+    /// Names of interfaces.
+    pub(super) interfaces: Vec<String>,
+    /// IPv6 is switched off there.
+    pub(super) ipv6_off: bool,
+}
+
+pub(super) fn look_inside(netns: &File) -> Result<There> {
+    let look = || {
+        Ok(There {
+            interfaces: interfaces()?,
+            ipv6_off: ipv6_is_off(),
+        })
+    };
+    blocking(|| netns::inside(netns::borrow(netns), look))
 }
 
 /// The names of the interfaces of a namespace; to be called on a thread inside it.

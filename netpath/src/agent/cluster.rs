@@ -15,9 +15,16 @@ use crate::cluster::Cluster;
 use crate::cluster::etcd::Access;
 use crate::cluster::own::Place;
 use crate::cluster::schema::{Endpoint, Mac};
+use crate::container::names::short_id;
 use crate::overlay::Peer;
 use crate::problem::not_found;
-use crate::store::Store;
+use crate::store::{ContainerRecord, EndpointRecord, Store};
+
+/// What an endpoint is called on other nodes, beside its container's name.
+fn names_elsewhere(container: &ContainerRecord, endpoint: &EndpointRecord) -> Vec<String> {
+    let short = short_id(&container.uid).map(str::to_owned);
+    endpoint.aliases.iter().cloned().chain(short).collect()
+}
 
 /// This node's part in a cluster, and how to reach its store; `None` if there is to be none.
 ///
@@ -111,7 +118,7 @@ impl Agent {
                     node: cluster.node().to_owned(),
                     container: container.name.clone(),
                     mac: mac.is_unicast().then_some(mac),
-                    aliases: endpoint.aliases.clone(),
+                    aliases: names_elsewhere(&container, endpoint),
                 };
                 for address in endpoint.addresses() {
                     own.insert((endpoint.network.clone(), address), record.clone());

@@ -8,12 +8,11 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use super::attach::interfaces;
+use super::attach::look_inside;
 use super::endpoint::{Occasion, Source};
 use super::ports::Missing;
-use super::{Agent, Held, blocking, docker};
+use super::{Agent, Held, docker};
 use crate::api::types::{Container, Join};
-use crate::netlink::netns;
 use crate::problem::{conflict, invalid, not_found};
 use crate::store::{ContainerRecord, EndpointRecord, Mode, NetworkRecord, State};
 
@@ -22,9 +21,10 @@ impl Agent {
     ///
     /// # Errors
     /// A sentence; nothing has changed.
-    pub async fn connect(self: &Arc<Self>, name: &str, join: Join) -> Result<Container> {
+    pub async fn connect(self: &Arc<Self>, word: &str, join: Join) -> Result<Container> {
         let mut held = self.held.lock().await;
-        let record = self.store.container(name)?;
+        let record = self.called(word)?;
+        let name = record.name.clone();
         docker::check_is_not_dockers(&record)?;
         check_connectable(&record)?;
         if matches!(join.network.as_str(), "host" | "none") || join.network.contains(':') {
@@ -48,7 +48,7 @@ impl Agent {
         }
         log::info!("container {name} is connected to {}", join.network);
         self.announce_change();
-        self.show_container(name)
+        self.show_container(&name)
     }
 
     async fn connect_held(
@@ -59,7 +59,7 @@ impl Agent {
         netns: &File,
         join: &Join,
     ) -> Result<()> {
-        let there = blocking(|| netns::inside(netns::borrow(netns), interfaces))?;
+        let there = look_inside(netns)?;
         let mut endpoint = self.plan_endpoint(&before, &network, join, &there).await?;
         let source = self.plan_device(&mut endpoint, &network, false).await?;
         let mut record = before.clone();
@@ -139,12 +139,14 @@ impl Agent {
     ///
     /// # Errors
     /// There is no such interface, or the store cannot be written.
-    pub async fn disconnect(&self, name: &str, network: &str, force: bool) -> Result<()> {
+    pub async fn disconnect(&self, word: &str, network: &str, force: bool) -> Result<()> {
         let mut held = self.held.lock().await;
-        let record = match self.store.find_container(name)? {
+        let record = match self.find_called(word)? {
+            Some(record) => record,
             None if force => return Ok(()),
-            _ => self.store.container(name)?,
+            None => self.store.container(word)?,
         };
+        let name = record.name.clone();
         docker::check_is_not_dockers(&record)?;
         // By its id, perhaps; what is not there has a sentence of its own below.
         let named = self.network_name(network);

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 
+use super::attach::There;
 use super::endpoint::Occasion;
 use super::gateway::network_of;
 use super::share::Surroundings;
 use super::watch::Role;
-use super::{Agent, Held, blocking, docker, now, plan};
+use super::{Agent, Held, blocking, docker, now};
 use crate::api::types::{Container, CreateContainer, Created};
-use crate::container::{names, process};
+use crate::container::{names, process, sysctls};
 use crate::netlink::netns;
 use crate::problem::{conflict, invalid};
 use crate::store::{Command, ContainerRecord, Mode, NetworkRecord, Origin, ProcessId, State};
@@ -32,18 +33,30 @@ impl Agent {
     /// A sentence; nothing is left of it.
     pub async fn create_container(self: &Arc<Self>, new: CreateContainer) -> Result<Created> {
         let mut held = self.held.lock().await;
-        let name = self.new_name(new.connect.name.as_deref())?;
-        let mode = plan::mode(&new.connect)?;
+        let uid = names::uid()?;
+        let name = self.new_name(new.connect.name.as_deref(), &uid)?;
+        let mode = self.mode(&new.connect)?;
         if let Some(hostname) = &new.hostname {
             names::check_hostname(hostname)?;
         }
-        let options = new.connect.names.parse()?;
+        let mut options = new.connect.names.parse()?;
+        for link in &mut options.links {
+            link.container = self.called(&link.container)?.name;
+        }
         if let Mode::Container(other) = &mode
             && !new.connect.names.is_empty()
         {
             return Err(invalid(format!(
                 "a container that shares the network of {other} has its names as well: leave out \
                  --dns, --add-host, --link and their like"
+            )));
+        }
+        sysctls::parse(&new.sysctls)?;
+        if let (Mode::Host | Mode::Container(_), Some(key)) = (&mode, new.sysctls.keys().next()) {
+            return Err(invalid(format!(
+                "{key} cannot be set with --network {}: the network and its settings are somebody \
+                 else's",
+                mode.word().unwrap_or_default()
             )));
         }
         if new.argv.is_empty() {
@@ -55,6 +68,11 @@ impl Agent {
                 new.supervisor
             ))
         })?;
+        // Nothing is in its namespace yet.
+        let there = There {
+            ipv6_off: sysctls::switch_ipv6_off(&new.sysctls),
+            ..There::default()
+        };
         let surroundings = self.surroundings(&name, &mode, new.hostname.as_deref())?;
         let mut record = ContainerRecord {
             mode,
@@ -65,9 +83,10 @@ impl Agent {
                 hostname: surroundings.hostname.clone(),
             }),
             supervisor: Some(supervisor.clone()),
-            uid: names::uid()?,
+            uid,
             created: now(),
             names: options,
+            sysctls: new.sysctls,
             ..ContainerRecord::new(&name, Origin::Own)
         };
         let mut made = None;
@@ -77,7 +96,7 @@ impl Agent {
         }
         if record.mode == Mode::Networks {
             made = self
-                .plan_container(&mut held, &mut record, &new.connect, &[])
+                .plan_container(&mut held, &mut record, &new.connect, &there)
                 .await?;
             warnings.extend(self.warn_of_ports(&record)?);
         } else {
@@ -115,11 +134,9 @@ impl Agent {
         })
     }
 
-    /// Checks or chooses the name of a new container.
-    pub(super) fn new_name(&self, wanted: Option<&str>) -> Result<String> {
-        let Some(name) = wanted else {
-            return names::generate();
-        };
+    /// Checks the name of a new container, or makes one of its id.
+    pub(super) fn new_name(&self, wanted: Option<&str>, uid: &str) -> Result<String> {
+        let name = wanted.or(names::short_id(uid)).unwrap_or_default();
         names::check("container", name)?;
         match self.store.find_container(name)? {
             None => Ok(name.to_owned()),
@@ -310,8 +327,9 @@ impl Agent {
     ///
     /// # Errors
     /// It does not exist, or runs and `force` is not set.
-    pub async fn remove_container(self: &Arc<Self>, name: &str, force: bool) -> Result<()> {
-        let before = self.store.container(name)?;
+    pub async fn remove_container(self: &Arc<Self>, word: &str, force: bool) -> Result<()> {
+        let before = self.called(word)?;
+        let name = before.name.as_str();
         docker::check_is_not_dockers(&before)?;
         if before.process().is_some() {
             if !force {
@@ -345,9 +363,9 @@ impl Agent {
     /// One container.
     ///
     /// # Errors
-    /// There is none of this name.
-    pub fn show_container(&self, name: &str) -> Result<Container> {
-        let record = self.store.container(name)?;
+    /// There is none that is called so.
+    pub fn show_container(&self, word: &str) -> Result<Container> {
+        let record = self.called(word)?;
         Ok(self.view_container(&record, &self.store.networks()?))
     }
 }

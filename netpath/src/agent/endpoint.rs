@@ -10,7 +10,8 @@ use super::gateway::{Gateways, network_of};
 use super::inside::{Inside, Interface};
 use super::ports::{open_port_specs, port_specs};
 use super::spare::Spare;
-use super::{Agent, Held, blocking};
+use super::{Agent, Held, blocking, interface};
+use crate::container::sysctls;
 use crate::datapath::{EndpointSpec, PortSpec};
 use crate::netlink::{NewVeth, netns};
 use crate::store::{ContainerRecord, EndpointRecord, NetworkRecord};
@@ -66,15 +67,22 @@ impl Agent {
     ) -> Result<()> {
         let name = record.name.clone();
         let gateways = Gateways::choose(&record.endpoints, networks);
+        let new = occasion == Occasion::NewNamespace;
         let mut inside = Inside {
-            new: occasion == Occasion::NewNamespace,
-            interfaces: Vec::new(),
+            new,
+            first: if new {
+                sysctls::parse(&record.sysctls)?
+            } else {
+                Vec::new()
+            },
+            ..Inside::default()
         };
         let mut made = Vec::new();
         for (place, source) in places {
             let endpoint = record.endpoints.get_mut(place).context("no such place")?;
             let network = network_of(endpoint, networks)
                 .with_context(|| format!("network {} is gone", endpoint.network))?;
+            inside.last.extend(interface::settings(endpoint)?);
             let leads_out = match occasion {
                 Occasion::NewNamespace | Occasion::Attach => gateways.families(place),
                 Occasion::Later => [false; 2],

@@ -204,12 +204,12 @@ impl Agent {
             addresses: addresses.collect::<Result<_>>()?,
             ports: wish.port.clone(),
             reasons,
-            container: container.map(|name| self.place(name)).transpose()?,
+            container: container.map(|word| self.place(word)).transpose()?,
         })
     }
 
-    fn place(&self, name: &str) -> Result<Place> {
-        let record = self.store.container(name)?;
+    fn place(&self, word: &str) -> Result<Place> {
+        let record = self.called(word)?;
         if record.endpoints.is_empty() {
             return Err(not_found(super::view::without_network(&record)));
         }

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::net::IpAddr;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use anyhow::{Context, Result};
 
@@ -167,7 +167,8 @@ impl Agent {
                 }
             }
             if !lost.is_empty() {
-                self.repair_container(held, record, lost).await;
+                self.repair_container(held, Arc::unwrap_or_clone(record), lost)
+                    .await;
             }
         }
         Ok(())

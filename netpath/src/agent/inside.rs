@@ -8,6 +8,7 @@ use ipnet::IpNet;
 
 use super::gateway::{Gateways, network_of};
 use super::{Agent, blocking};
+use crate::container::sysctls::{Setting, ipv6_is_off};
 use crate::netlink::{Link, Netlink, netns, sysctl};
 use crate::store::{ContainerRecord, EndpointRecord, NetworkRecord};
 
@@ -16,8 +17,12 @@ use crate::store::{ContainerRecord, EndpointRecord, NetworkRecord};
 pub(super) struct Inside {
     /// The namespace is the agent's own and new.
     pub(super) new: bool,
+    /// Settings of the whole namespace, which come before all interfaces.
+    pub(super) first: Vec<Setting>,
     /// Interfaces that are there and have nothing yet.
     pub(super) interfaces: Vec<Interface>,
+    /// Settings of interfaces, which come after them.
+    pub(super) last: Vec<Setting>,
 }
 
 /// An interface of a container.
@@ -27,6 +32,8 @@ pub(super) struct Interface {
     addresses: Vec<IpNet>,
     link_local: Option<IpNet>,
     gateways: Vec<IpAddr>,
+    /// Their MAC address.
+    gateway_mac: [u8; 6],
     /// The gateways that a default route leads to.
     defaults: Vec<IpAddr>,
     mtu: u32,
@@ -94,10 +101,11 @@ impl Inside {
             sysctl::set("ipv4/ip_unprivileged_port_start", "0")?;
             sysctl::set("ipv4/ping_group_range", "0 2147483647")?;
         }
+        self.first.iter().try_for_each(Setting::apply)?;
         for interface in &self.interfaces {
             interface.configure(&netlink, &links).await?;
         }
-        Ok(())
+        self.last.iter().try_for_each(Setting::apply)
     }
 }
 
@@ -127,6 +135,7 @@ impl Interface {
             link_local,
             defaults: gateways.iter().filter(leads).copied().collect(),
             gateways,
+            gateway_mac: network.mac,
             mtu: network.mtu,
             local_mtu: network.local_mtu,
             v6: endpoint.addr6.is_some(),
@@ -176,6 +185,13 @@ impl Interface {
                     .await?;
             }
         }
+        // For good: the kernel's table of neighbours is one for all containers, and one of them
+        // that fills it must not cut the others off from the world.
+        for gateway in &self.gateways {
+            netlink
+                .pin_neighbour(index, *gateway, self.gateway_mac)
+                .await?;
+        }
         for gateway in &self.defaults {
             netlink.add_default_route(index, *gateway).await?;
         }
@@ -224,6 +240,10 @@ impl DefaultRoutes {
             })
         };
         for v4 in [true, false] {
+            if !v4 && ipv6_is_off() {
+                // Its command may have done so, and with the addresses all routes went.
+                continue;
+            }
             let of_family = |way: &&Way| way.gateway.is_ipv4() == v4;
             let present: Vec<&Way> = self.known.iter().filter(of_family).filter(there).collect();
             let wanted = self.wanted.iter().find(of_family);

@@ -15,6 +15,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use super::settings::Settings;
 use super::share::UTS;
 use crate::doctor;
+use crate::netlink::sysctl;
 use crate::problem::{conflict, invalid};
 
 /// Name of the lock file in both folders.
@@ -252,6 +253,31 @@ pub fn raise_file_limit() {
         .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(error) = raised {
         log::warn!("cannot raise the limit of open files: {error}");
+    }
+}
+
+/// Limits of the kernel's tables of neighbours (arp(7)) that are enough for thousands of
+/// containers: those that Docker sets for its overlay networks.
+const NEIGHBOURS: [(&str, u32); 2] = [("gc_thresh3", 65_536), ("gc_thresh2", 49_152)];
+
+/// Allows as many neighbours as a host with many containers has. By default the kernel has room
+/// for 1024 of each family, of all network namespaces together, and refuses packets to any more;
+/// each container that talks to another is one or two.
+pub fn raise_neighbour_limits() {
+    for (family, (limit, wanted)) in ["ipv4", "ipv6"]
+        .into_iter()
+        .flat_map(|family| NEIGHBOURS.map(|limit| (family, limit)))
+    {
+        let path = format!("{family}/neigh/default/{limit}");
+        // Only the first network namespace of a machine has them.
+        let Some(now) = sysctl::get(&path).and_then(|text| text.parse::<u32>().ok()) else {
+            continue;
+        };
+        if now < wanted
+            && let Err(error) = sysctl::set(&path, &wanted.to_string())
+        {
+            log::warn!("cannot have the kernel remember more neighbours: {error:#}");
+        }
     }
 }
 

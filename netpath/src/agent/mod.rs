@@ -4,15 +4,16 @@
 //!   the host
 //! * [`lock`]: one agent for one set of folders and one network namespace
 //! * `network`, `container`, `attach`, `connect`, `stop`: the operations of the API; `plan`: what
-//!   is looked for before anything is made; `share`: containers in the namespace of somebody else
+//!   is looked for before anything is made; `share`: containers in the namespace of somebody else;
+//!   `called`: what users call them
 //! * `docker`: networks and endpoints that Docker makes by its driver; `adopt`: its own bridges
 //! * `deny`: whom the uplinks do not let in; `events`: those who watch; `explain`: what would
 //!   become of a packet
 //! * `cluster`: what the nodes of a cluster tell each other; `global`: its networks; `flannel`:
 //!   networks of flannel
 //! * `overlay`: networks that reach across hosts; `tunnel`: where users say which
-//! * `endpoint`: the kernel state of containers' interfaces; `inside`: what is done in their
-//!   namespaces; `announce`: tells their neighbours
+//! * `endpoint`: the kernel state of containers' interfaces; `interface`: their options; `inside`:
+//!   what is done in their namespaces; `announce`: tells their neighbours
 //! * `gateway`: which of a container's networks leads out; `ports`: published ports follow it
 //! * `names`: tells the server for names who is where; `files`: containers' own files
 //! * `reconcile`: at the start, makes kernel state and the store agree
@@ -30,6 +31,7 @@
 mod adopt;
 mod announce;
 mod attach;
+mod called;
 mod cluster;
 mod connect;
 mod container;
@@ -44,6 +46,7 @@ mod follow;
 mod gateway;
 mod global;
 mod inside;
+mod interface;
 pub mod lock;
 mod names;
 mod network;
@@ -102,6 +105,10 @@ const SWEEP_EVERY: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// Devices come and go in bursts; one look after a burst is enough.
 const BURST: Duration = Duration::from_millis(30);
+/// After a look there is a pause that many times as long: operations come first.
+const PAUSES_A_LOOK: u32 = 5;
+/// But never one longer than this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// How long the end waits for an operation that is under way.
 const LAST_OPERATION: Duration = Duration::from_secs(3);
 
@@ -264,6 +271,7 @@ impl Agent {
             lock::check_socket(socket, "--docker-plugin")?;
         }
         lock::raise_file_limit();
+        lock::raise_neighbour_limits();
         let store = Store::open(&settings.state_dir)?;
         let (cluster, access) = cluster::open(&settings, &store)?.unzip();
         let options = DatapathOptions {
@@ -339,17 +347,21 @@ impl Agent {
 
     /// Looks after the host's devices and addresses, forever.
     async fn keep_up(self: Arc<Self>, mut changed: tokio::sync::mpsc::Receiver<()>) {
+        let mut pause = BURST;
         loop {
             // Both a message and the end of patience are a reason to look.
             if let Ok(None) = tokio::time::timeout(LOOK_EVERY, changed.recv()).await {
                 log::error!("the kernel tells no more of changes, looking now and then");
                 tokio::time::sleep(LOOK_EVERY).await;
             }
-            tokio::time::sleep(BURST).await;
+            tokio::time::sleep(pause).await;
             let mut held = self.held.lock().await;
+            let begin = Instant::now();
             if let Err(error) = self.look_around(&mut held).await {
                 log::error!("cannot keep up with the host's network: {error:#}");
             }
+            // With thousands of devices a look takes long, and operations wait for it.
+            pause = (begin.elapsed() * PAUSES_A_LOOK).clamp(BURST, LONGEST_PAUSE);
         }
     }
 

@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 use super::network::DEFAULT_NETWORK;
 use super::{Agent, blocking};
 use crate::cluster::state::RemoteName;
+use crate::container::names::short_id;
 use crate::dns::client::Link;
 use crate::dns::control::{Change, Report};
 use crate::dns::tables::{Client, Forward, Membership, Place};
@@ -262,16 +263,23 @@ fn client(
     }
     let mut endpoints: Vec<&EndpointRecord> = memberships(record).collect();
     endpoints.sort_by_key(|endpoint| (Reverse(endpoint.gw_priority), &endpoint.network));
-    let hostname = record.command.iter().map(|command| &command.hostname);
-    let everywhere: Vec<&String> = std::iter::once(&record.name).chain(hostname).collect();
+    let hostname = record
+        .command
+        .iter()
+        .map(|command| command.hostname.as_str());
+    // Docker's order: the name, the beginning of the id, the host name.
+    let everywhere: Vec<&str> = std::iter::once(record.name.as_str())
+        .chain(short_id(&record.uid))
+        .chain(hostname)
+        .collect();
     let membership = |endpoint: &EndpointRecord| Membership {
         id: endpoint.network_id,
         network: endpoint.network.clone(),
         names: everywhere
             .iter()
             .copied()
-            .chain(&endpoint.aliases)
-            .cloned()
+            .chain(endpoint.aliases.iter().map(String::as_str))
+            .map(str::to_owned)
             .collect(),
         addresses: endpoint.addresses().collect(),
     };

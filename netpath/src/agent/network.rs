@@ -5,11 +5,12 @@ mod plan;
 use anyhow::{Context, Result, anyhow};
 use ipnet::IpNet;
 
+use super::called::pick_network;
 use super::{Agent, Held, docker};
 use crate::api::types::{CreateNetwork, Network};
 use crate::datapath::NetworkSpec;
 use crate::netlink::{NewGateway, gateway_peer, sysctl};
-use crate::problem::{conflict, invalid, not_found};
+use crate::problem::{conflict, invalid};
 use crate::store::{Driver, NetworkRecord};
 
 /// The network of containers that name none, made at the agent's first start.
@@ -211,9 +212,9 @@ impl Agent {
 
     /// The containers that are in a network.
     pub(super) fn users_of(&self, name: &str) -> Result<Vec<String>> {
-        let containers = self.store.containers()?.into_iter();
-        let users = containers.filter(|container| container.endpoint_in(name).is_some());
-        Ok(users.map(|container| container.name).collect())
+        let containers = self.store.containers()?;
+        let users = containers.iter().filter(|c| c.endpoint_in(name).is_some());
+        Ok(users.map(|container| container.name.clone()).collect())
     }
 
     /// The network of a request; the default one is made if it could not be made at the start.
@@ -253,7 +254,7 @@ impl Agent {
         for (name, _) in PREDEFINED {
             known.push((name.into(), self.predefined_id(name)?));
         }
-        pick(word, &known)
+        pick_network(word, &known)
     }
 
     /// The id of a network that has no record.
@@ -268,27 +269,6 @@ fn is_predefined(name: &str) -> bool {
         || PREDEFINED.iter().any(|(other, _)| *other == name)
 }
 
-/// The name that `word` means among names and ids.
-fn pick(word: &str, known: &[(String, String)]) -> Result<String> {
-    let by_id = known.iter().find(|(_, id)| id == word);
-    let exact = by_id.or_else(|| known.iter().find(|(name, _)| name == word));
-    if let Some((name, _)) = exact {
-        return Ok(name.clone());
-    }
-    let begins = |(_, id): &&(String, String)| !word.is_empty() && id.starts_with(word);
-    let mut found = known.iter().filter(begins);
-    match (found.next(), found.count()) {
-        (Some((name, _)), 0) => Ok(name.clone()),
-        (Some(_), more) => Err(invalid(format!(
-            "network {word} is ambiguous: {} ids begin so, write more of the id, or the name",
-            more + 1
-        ))),
-        (None, _) => Err(not_found(format!(
-            "no network is named {word}, see \"netpath network ls\""
-        ))),
-    }
-}
-
 pub(super) fn network_spec(record: &NetworkRecord) -> NetworkSpec {
     NetworkSpec {
         id: record.id,
@@ -296,41 +276,5 @@ pub(super) fn network_spec(record: &NetworkRecord) -> NetworkSpec {
         gateway_mac: record.mac,
         subnets: record.subnets.iter().map(|subnet| subnet.prefix).collect(),
         policy: record.policy.record(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn networks_are_found_by_id_name_and_beginning() {
-        let known = [
-            ("bridge", "aabb01"),
-            ("aa", "aacc02"),
-            ("aacc02", "bbdd03"),
-            ("web", "cc0004"),
-        ]
-        .map(|(name, id)| (name.to_owned(), id.to_owned()));
-        for (word, name) in [
-            ("aabb01", "bridge"),
-            ("aa", "aa"),
-            // An id goes before a name.
-            ("aacc02", "aa"),
-            ("bb", "aacc02"),
-            ("cc0", "web"),
-            ("aab", "bridge"),
-        ] {
-            assert_eq!(pick(word, &known).unwrap(), name, "{word}");
-        }
-        for (word, part) in [
-            ("a", "2 ids begin so"),
-            ("d", "no network is named d"),
-            ("", "no network is named"),
-            ("aabb012", "no network"),
-        ] {
-            let error = pick(word, &known).unwrap_err().to_string();
-            assert!(error.contains(part), "{word}: {error}");
-        }
     }
 }

@@ -1,13 +1,15 @@
 //! Plans: what a container is to get is looked for before anything is made.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use anyhow::Result;
 
+use super::attach::There;
 use super::endpoint::{FIRST_INTERFACE, Source, free_interface};
 use super::network::DEFAULT_NETWORK;
 use super::ports::Missing;
-use super::{Agent, Held};
+use super::{Agent, Held, interface};
 use crate::api::types::{Connect, Join};
 use crate::container::names;
 use crate::ipam::{allocate, check_wanted};
@@ -17,14 +19,13 @@ use crate::store::{ContainerRecord, EndpointRecord, Mode, NetworkRecord};
 
 impl Agent {
     /// Finds networks, addresses and ports for a new container and notes them in its record.
-    /// `there` are the names of the interfaces that its namespace has. Returns the network that
-    /// was made for it, if one was.
+    /// `there` is what its namespace has. Returns the network that was made for it, if one was.
     pub(super) async fn plan_container(
         &self,
         held: &mut Held,
         record: &mut ContainerRecord,
         connect: &Connect,
-        there: &[String],
+        there: &There,
     ) -> Result<Option<NetworkRecord>> {
         // All of the request is checked before a network is made for it.
         for text in &connect.publish {
@@ -103,7 +104,7 @@ impl Agent {
         record: &ContainerRecord,
         network: &NetworkRecord,
         join: &Join,
-        there: &[String],
+        there: &There,
     ) -> Result<EndpointRecord> {
         check(join)?;
         if record.endpoint_in(&network.name).is_some() {
@@ -119,8 +120,18 @@ impl Agent {
             )));
         }
         let own = record.endpoints.iter().map(|e| e.interface.as_str());
-        let taken: Vec<&str> = there.iter().map(String::as_str).chain(own).collect();
-        let interface = free_interface(network.interface_prefix.as_deref(), &taken);
+        let taken = there.interfaces.iter().map(String::as_str).chain(own);
+        let taken: Vec<&str> = taken.collect();
+        let interface = match interface::check(&join.options)? {
+            Some(name) if taken.contains(&name) => {
+                return Err(conflict(format!(
+                    "container {} has an interface {name} already, choose another name",
+                    record.name
+                )));
+            }
+            Some(name) => name.to_owned(),
+            None => free_interface(network.interface_prefix.as_deref(), &taken),
+        };
         let mac = match &join.mac {
             Some(text) => self.check_mac(network, names::parse_mac(text)?, text)?,
             // Its device brings one.
@@ -136,11 +147,21 @@ impl Agent {
             options: join.options.clone(),
             ..EndpointRecord::default()
         };
+        if there.ipv6_off {
+            // As with Docker: it has IPv4 alone, and nobody is told otherwise.
+            if join.ip6.is_some() || network.subnet(true).is_none() {
+                return Err(conflict(format!(
+                    "IPv6 is switched off in container {} (net.ipv6.conf.all.disable_ipv6), so it \
+                     can have no IPv6 address in network {}",
+                    record.name, network.name
+                )));
+            }
+        }
         let (mut network, mut join) = (network.clone(), join.clone());
         let Join { ip, ip6, .. } = &mut join;
         self.claim_addresses(&mut network, &record.name, ip, ip6)
             .await?;
-        for address in self.plan_addresses(network, &join)? {
+        for address in self.plan_addresses(network, &join, !there.ipv6_off)? {
             match address {
                 IpAddr::V4(address) => endpoint.addr4 = Some(address),
                 IpAddr::V6(address) => endpoint.addr6 = Some(address),
@@ -152,7 +173,7 @@ impl Agent {
     /// Checks that nobody in a network has a MAC address.
     fn check_mac(&self, network: &NetworkRecord, mac: [u8; 6], text: &str) -> Result<[u8; 6]> {
         let containers = self.store.containers()?;
-        let has = |container: &&ContainerRecord| {
+        let has = |container: &&Arc<ContainerRecord>| {
             let endpoint = container.endpoint_in(&network.name);
             endpoint.is_some_and(|endpoint| endpoint.mac == mac)
         };
@@ -167,7 +188,13 @@ impl Agent {
         )))
     }
 
-    fn plan_addresses(&self, mut network: NetworkRecord, join: &Join) -> Result<Vec<IpAddr>> {
+    /// `v6`: whether it is to have an IPv6 address if the network has any.
+    fn plan_addresses(
+        &self,
+        mut network: NetworkRecord,
+        join: &Join,
+        v6: bool,
+    ) -> Result<Vec<IpAddr>> {
         let mut used = self.store.leases(network.id)?;
         used.extend(network.aside.values());
         let mut addresses = Vec::new();
@@ -177,6 +204,7 @@ impl Agent {
         ] {
             let address = match (network.subnet(v4), wanted) {
                 (None, None) => continue,
+                _ if !v4 && !v6 => continue,
                 (None, Some(wanted)) => {
                     let family = if v4 { "IPv4" } else { "IPv6" };
                     return Err(invalid(format!(
@@ -299,7 +327,7 @@ pub(super) fn mode(connect: &Connect) -> Result<Mode> {
         )));
     }
     if let Mode::Container(name) = &mode {
-        names::check("container", name)?;
+        names::check_word("container", name)?;
         if !connect.publish.is_empty() {
             return Err(invalid(format!(
                 "ports are published by container {name}, whose network this one shares, not by \

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use anyhow::Result;
 
@@ -128,7 +129,7 @@ impl Agent {
         let host: Vec<IpAddr> = held.host_addresses.iter().map(|(ip, _)| *ip).collect();
         let containers = self.store.containers()?;
         let holder = |binding: &Binding| {
-            let collides = |container: &&ContainerRecord| {
+            let collides = |container: &&Arc<ContainerRecord>| {
                 let mut ports = container.ports();
                 container.name != name && ports.any(|port| port.collides(binding))
             };

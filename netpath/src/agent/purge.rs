@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -123,7 +124,7 @@ pub fn purge(settings: &Settings) -> Result<Vec<String>> {
 struct Known {
     /// MAC address of VXLAN devices.
     vtep_mac: Option<[u8; 6]>,
-    containers: Vec<ContainerRecord>,
+    containers: Vec<Arc<ContainerRecord>>,
     networks: Vec<NetworkRecord>,
     cards: KnownCards,
     adoption: Option<Adoption>,
@@ -171,7 +172,7 @@ fn end_processes(path: &Path) -> Result<()> {
 }
 
 /// Supervisors end by themselves when their command has ended; those that do not are helped.
-fn end_supervisors(containers: &[ContainerRecord]) {
+fn end_supervisors(containers: &[Arc<ContainerRecord>]) {
     let end = Instant::now() + PATIENCE;
     for supervisor in containers
         .iter()

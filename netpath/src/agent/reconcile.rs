@@ -39,7 +39,7 @@ impl Agent {
         }
         for record in self.store.containers()? {
             let name = record.name.clone();
-            self.take_over(held, record)
+            self.take_over(held, Arc::unwrap_or_clone(record))
                 .await
                 .with_context(|| format!("cannot take over container {name}"))?;
         }

@@ -7,11 +7,13 @@
 use std::fs::OpenOptions;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount};
 
-use super::{Agent, docker};
+use super::{Agent, docker, plan};
+use crate::api::types::Connect;
 use crate::container::names;
 use crate::container::process::{self, Space};
 use crate::netlink::netns::{self, Identity};
@@ -29,7 +31,22 @@ pub(super) struct Surroundings {
     pub(super) files: PathBuf,
 }
 
+/// How many containers may share a network by way of each other's. (Names are used again, so a
+/// chain could be a circle.)
+const LONGEST_CHAIN: usize = 16;
+
 impl Agent {
+    /// What a request says about where a container has its network from.
+    ///
+    /// # Errors
+    /// It contradicts itself, or names a container that is not there.
+    pub(super) fn mode(&self, connect: &Connect) -> Result<Mode> {
+        Ok(match plan::mode(connect)? {
+            Mode::Container(word) => Mode::Container(self.called(&word)?.name),
+            mode => mode,
+        })
+    }
+
     /// Where the command of a new container is to be started.
     ///
     /// # Errors
@@ -74,52 +91,68 @@ impl Agent {
         })
     }
 
-    /// Those of a container that shares the network of `other`.
+    /// Those of a container that shares the network of `other`, which may itself share one.
     fn surroundings_of(&self, name: &str, other: &str) -> Result<Surroundings> {
         let record = self.store.container(other)?;
         docker::check_is_not_dockers(&record)?;
-        match &record.mode {
-            Mode::Networks | Mode::None => {}
-            Mode::Host => {
-                return Err(conflict(format!(
-                    "container {other} is in the host's network itself, use --network host"
-                )));
-            }
-            Mode::Container(root) => {
-                return Err(conflict(format!(
-                    "container {other} has no network of its own, it shares that of {root}: use \
-                     --network container:{root}"
-                )));
-            }
-        }
-        let refuse = || {
+        let (netns, id) = self.namespace_to_share(&record).ok_or_else(|| {
             conflict(format!(
                 "container {other} is not running (it is {}), so there is no network to share",
                 super::view::state_name(&record)
             ))
-        };
-        let (netns, hostname, files) = match &record.state {
-            State::Running { process, .. } if process.is_alive() => {
-                let path = PathBuf::from(format!("/proc/{}/ns/net", process.pid));
-                let command = record.command.as_ref();
-                let hostname = command.map_or(other, |command| &command.hostname);
-                (path, hostname, self.files_path(other))
-            }
-            // An attached namespace has no files of ours.
-            State::Created if !record.is_own() => {
-                (self.netns_file(&record), name, self.files_path(name))
-            }
-            _ => return Err(refuse()),
-        };
-        // The one that is meant, not that of a later process of this number.
-        let opened = self.open_netns(&record).ok_or_else(refuse)?;
-        let meta = opened.metadata().context("cannot look at the namespace")?;
+        })?;
+        let files = self.files_to_share(&record, id);
+        let hostname = record.command.map_or(name.to_owned(), |c| c.hostname);
         Ok(Surroundings {
-            hostname: hostname.to_owned(),
+            hostname,
             netns,
-            netns_id: Some((meta.dev(), meta.ino())),
-            files,
+            netns_id: Some((id.dev, id.ino)),
+            files: files.unwrap_or_else(|| self.files_path(name)),
         })
+    }
+
+    /// File of the network namespace that a container's command runs in, and which one that is;
+    /// nothing if it does not run.
+    fn namespace_to_share(&self, record: &ContainerRecord) -> Option<(PathBuf, Identity)> {
+        let path = match &record.state {
+            State::Running { process, .. } if process.is_alive() => {
+                PathBuf::from(format!("/proc/{}/ns/net", process.pid))
+            }
+            State::Created if !record.is_own() => self.netns_file(record),
+            _ => return None,
+        };
+        let id = if record.is_own() && !record.has_own_namespace() {
+            let id = netns::identity(&path).ok()?;
+            // Not that of a later process of this number.
+            record.process()?.is_alive().then_some(id)?
+        } else {
+            // The one that is meant, whatever the file names by now.
+            let meta = self.open_netns(record)?.metadata().ok()?;
+            Identity {
+                dev: meta.dev(),
+                ino: meta.ino(),
+            }
+        };
+        Some((path, id))
+    }
+
+    /// Folder of the files that whoever lives in this namespace has; nothing if it has none of
+    /// the agent's, or if the container that they were made for is gone.
+    fn files_to_share(&self, record: &ContainerRecord, id: Identity) -> Option<PathBuf> {
+        let mut owner = record.clone();
+        for _ in 0..LONGEST_CHAIN {
+            match &owner.mode {
+                Mode::Container(next) => {
+                    let next = self.store.find_container(next).ok()??;
+                    // Another container may have the name by now.
+                    let (_, same) = self.namespace_to_share(&next)?;
+                    owner = (same == id).then_some(next)?;
+                }
+                // An attached namespace has no files of ours.
+                _ => return owner.is_own().then(|| self.files_path(&owner.name)),
+            }
+        }
+        None
     }
 
     fn uts_path(&self, container: &str) -> PathBuf {
@@ -178,7 +211,7 @@ impl Agent {
         if found.is_empty() {
             return found;
         }
-        let sharing = self.sharing(&record.name);
+        let sharing = self.sharing();
         found.retain(|pid| {
             let uts = process::namespace_of(*pid, Space::Uts);
             uts.is_none_or(|uts| !sharing.contains(&uts))
@@ -186,10 +219,11 @@ impl Agent {
         found
     }
 
-    /// The UTS namespaces of those that share a container's network: they go on without it.
-    fn sharing(&self, container: &str) -> Vec<Identity> {
+    /// The UTS namespaces of those that share a network: they go on without its owner. (With
+    /// whom, by way of how many others, does not matter: they are not the owner's.)
+    fn sharing(&self) -> Vec<Identity> {
         let containers = self.store.containers().unwrap_or_default();
-        let shares = |other: &&ContainerRecord| matches!(&other.mode, Mode::Container(name) if name == container);
+        let shares = |other: &&Arc<ContainerRecord>| matches!(other.mode, Mode::Container(_));
         containers
             .iter()
             .filter(shares)

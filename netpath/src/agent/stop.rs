@@ -19,8 +19,9 @@ impl Agent {
     ///
     /// # Errors
     /// There is no such container, it is an attached one, or it cannot be killed.
-    pub async fn stop(self: &Arc<Self>, name: &str, timeout: u32) -> Result<()> {
-        let record = self.store.container(name)?;
+    pub async fn stop(self: &Arc<Self>, word: &str, timeout: u32) -> Result<()> {
+        let record = self.called(word)?;
+        let name = record.name.as_str();
         docker::check_is_not_dockers(&record)?;
         if !record.is_own() {
             return Err(conflict(format!(
@@ -64,9 +65,9 @@ impl Agent {
         // The watcher failed, as when the disk was full.
         let mut held = self.held.lock().await;
         match self.store.find_container(name)? {
-            Some(record) if record.process() == Some(&process) => {
+            Some(last) if last.process() == Some(&process) => {
                 let code = self.read_exit_file(name, &process);
-                self.finish(&mut held, record, code).await
+                self.finish(&mut held, last, code).await
             }
             _ => Ok(()),
         }

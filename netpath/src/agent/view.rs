@@ -1,6 +1,6 @@
 //! Records as the API shows them.
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use anyhow::Result;
 use ipnet::IpNet;
@@ -134,6 +134,7 @@ impl Agent {
         };
         Container {
             name: record.name.clone(),
+            id: record.uid.clone(),
             state: state_name(record).into(),
             mode: record.mode.word().unwrap_or_else(|| "networks".into()),
             networks: connections(record, networks),
@@ -183,8 +184,17 @@ fn connections(record: &ContainerRecord, networks: &[NetworkRecord]) -> Vec<Conn
         });
         let leads = |v4: &bool| gateways.of(*v4) == Some(place);
         let default_gateways = [true, false].into_iter().filter(leads);
+        let internal = network.is_some_and(|network| network.policy.internal);
+        let has = |v4: &bool| !internal && endpoint.addresses().any(|ip| ip.is_ipv4() == *v4);
         Connection {
             network: endpoint.network.clone(),
+            network_id: network.map(|n| n.uid.clone()).unwrap_or_default(),
+            endpoint: network.map_or_else(String::new, |n| endpoint_id(&record.uid, &n.uid)),
+            gateways: [true, false]
+                .into_iter()
+                .filter(has)
+                .filter_map(|v4| subnet(v4)?.gateway)
+                .collect(),
             interface: endpoint.interface.clone(),
             addresses: addresses.map(|address| address.to_string()).collect(),
             mac: Some(show_mac(endpoint.mac)),
@@ -221,7 +231,7 @@ pub(super) fn without_network(record: &ContainerRecord) -> String {
     }
 }
 
-fn view_network(record: &NetworkRecord, containers: &[ContainerRecord]) -> Network {
+fn view_network(record: &NetworkRecord, containers: &[Arc<ContainerRecord>]) -> Network {
     let members: Vec<Member> = containers
         .iter()
         .filter_map(|container| {

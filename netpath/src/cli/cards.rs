@@ -108,9 +108,10 @@ pub fn attach(args: Attach, context: &Context) -> Result<()> {
 
 /// The process of a container that is not netpath's but Docker's; `None`: it is netpath's.
 fn docker_pid(client: &Client, name: &str) -> Result<Option<u32>> {
-    names::check("container", name)?;
+    names::check_word("container", name)?;
     let ours: Vec<Container> = client.get("/v1/containers?all=true")?;
-    if ours.iter().any(|container| container.name == name) {
+    let called = |c: &Container| c.name == name || c.id.starts_with(name);
+    if ours.iter().any(called) {
         return Ok(None);
     }
     let host = std::env::var("DOCKER_HOST").ok();
@@ -129,7 +130,7 @@ fn docker_pid(client: &Client, name: &str) -> Result<Option<u32>> {
 }
 
 pub fn detach(args: &Detach, context: &Context) -> Result<()> {
-    names::check("container", &args.container)?;
+    names::check_word("container", &args.container)?;
     let mut path = format!("/v1/cards?owner={}", args.container);
     if let Some(interface) = &args.interface {
         path = format!("{path}&interface={}", escape(interface));

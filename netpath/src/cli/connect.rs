@@ -137,7 +137,7 @@ pub struct JoinArgs {
     )]
     gw_priority: i32,
 
-    /// An option for the network's driver
+    /// An option of the interface: ifname=NAME, or sysctls=net.ipv4.conf.IFNAME.KEY=VALUE
     #[arg(long = "driver-opt", value_name = "KEY=VALUE", value_parser = key_value)]
     options: Vec<(String, String)>,
 }

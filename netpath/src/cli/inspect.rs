@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Context, container_path, inspect_each};
 use crate::api::types::{Connection, Container};
+use crate::container::names::short_id;
 use crate::output::print_json;
 use crate::publish::proto_name;
 
@@ -27,17 +28,35 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
     }
     inspect_each(&args.names, args.format.as_deref(), &[], |name| {
         let container: Container = client.get(&container_path(name)?)?;
-        Ok(in_dockers_words(&container))
+        let mode = match container.mode.strip_prefix("container:") {
+            // Docker has the id there. The other one may be gone.
+            Some(other) => match client.get::<Container>(&container_path(other)?) {
+                Ok(other) => format!("container:{}", other.id),
+                Err(_) => container.mode.clone(),
+            },
+            None => match container.networks.first() {
+                Some(first) if container.mode == "networks" => first.network.clone(),
+                _ => container.mode.clone(),
+            },
+        };
+        Ok(in_dockers_words(&container, &mode))
     })
 }
 
 /// The fields that scripts read of `docker inspect`, as far as there is something to tell.
-fn in_dockers_words(container: &Container) -> Value {
-    let networks: Map<String, Value> = container
+fn in_dockers_words(container: &Container, mode: &str) -> Value {
+    let mut networks: Map<String, Value> = container
         .networks
         .iter()
-        .map(|connection| (connection.network.clone(), endpoint(connection)))
+        .map(|connection| {
+            let shown = endpoint(container, connection);
+            (connection.network.clone(), shown)
+        })
         .collect();
+    if matches!(mode, "host" | "none") {
+        // As if they were networks.
+        networks.insert(mode.to_owned(), endpoint(container, &Connection::default()));
+    }
     let mut ports: Map<String, Value> = Map::new();
     for binding in &container.ports {
         let key = format!("{}/{}", binding.container_port, proto_name(binding.proto));
@@ -51,6 +70,7 @@ fn in_dockers_words(container: &Container) -> Value {
         }
     }
     json!({
+        "Id": container.id,
         "Name": format!("/{}", container.name),
         "State": {
             "Status": container.state,
@@ -62,7 +82,7 @@ fn in_dockers_words(container: &Container) -> Value {
             "Hostname": container.hostname.clone().unwrap_or_default(),
             "Cmd": container.command,
         },
-        "HostConfig": { "NetworkMode": container.mode },
+        "HostConfig": { "NetworkMode": mode },
         "NetworkSettings": {
             "SandboxKey": container.netns,
             "Ports": ports,
@@ -71,7 +91,7 @@ fn in_dockers_words(container: &Container) -> Value {
     })
 }
 
-fn endpoint(connection: &Connection) -> Value {
+fn endpoint(container: &Container, connection: &Connection) -> Value {
     let of_family = |v4: bool| {
         let own = |text: &&String| {
             let plain = text.split('/').next().unwrap_or_default();
@@ -83,10 +103,15 @@ fn endpoint(connection: &Connection) -> Value {
         (address.unwrap_or_default().to_owned(), length)
     };
     let gateway = |v4: bool| {
-        let mut gateways = connection.default_gateways.iter();
+        let mut gateways = connection.gateways.iter();
         let own = gateways.find(|gateway| gateway.is_ipv4() == v4);
         own.map(ToString::to_string).unwrap_or_default()
     };
+    let names = [Some(container.name.as_str()), short_id(&container.id)];
+    let mut names: Vec<&str> = names.into_iter().flatten().collect();
+    names.extend(connection.aliases.iter().map(String::as_str));
+    // Docker has nothing there rather than an empty list.
+    let aliases = Some(&connection.aliases).filter(|aliases| !aliases.is_empty());
     let ((v4, prefix4), (v6, prefix6)) = (of_family(true), of_family(false));
     json!({
         "IPAddress": v4,
@@ -96,7 +121,10 @@ fn endpoint(connection: &Connection) -> Value {
         "GlobalIPv6PrefixLen": prefix6,
         "IPv6Gateway": gateway(false),
         "MacAddress": connection.mac.clone().unwrap_or_default(),
-        "Aliases": connection.aliases,
+        "Aliases": aliases,
+        "DNSNames": names,
+        "NetworkID": connection.network_id,
+        "EndpointID": connection.endpoint,
         "GwPriority": connection.gw_priority,
     })
 }

@@ -346,7 +346,7 @@ fn dispatch(verb: Verb, context: &Context) -> Result<ExitCode> {
 /// The path of a container in the API. Names are checked here: one with a slash would be
 /// another path.
 fn container_path(name: &str) -> Result<String> {
-    crate::container::names::check("container", name)?;
+    crate::container::names::check_word("container", name)?;
     Ok(format!("/v1/containers/{name}"))
 }
 

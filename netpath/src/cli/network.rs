@@ -104,10 +104,6 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
 /// The path of a network in the API. Names are checked here: one with a slash would be another
 /// path.
 fn path(name: &str) -> Result<String> {
-    // An id is longer than any name.
-    let is_id = name.len() <= 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
-    if !is_id || name.is_empty() {
-        names::check("network", name)?;
-    }
+    names::check_word("network", name)?;
     Ok(format!("/v1/networks/{name}"))
 }

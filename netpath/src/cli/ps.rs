@@ -6,6 +6,7 @@ use anyhow::Result;
 
 use super::Context;
 use crate::api::types::{Connection, Container};
+use crate::container::names::short_id;
 use crate::docker;
 use crate::output::{Format, duration, print, print_json, table};
 use crate::publish::runs;
@@ -15,12 +16,30 @@ pub struct Args {
     /// Those that ended as well
     #[arg(short, long)]
     all: bool,
+    /// Only the beginnings of their ids
+    #[arg(short, long)]
+    quiet: bool,
+    /// Whole ids
+    #[arg(long, requires = "quiet")]
+    no_trunc: bool,
 }
 
 pub fn run(args: &Args, context: &Context) -> Result<()> {
     let path = format!("/v1/containers?all={}", args.all);
     let mut containers: Vec<Container> = context.client().get(&path)?;
     docker::names::of_containers(&mut containers);
+    if args.quiet {
+        let ids = containers.iter().map(|container| match &container.docker {
+            // Docker tells the endpoint's.
+            Some(docker) => docker.id.as_str(),
+            None => container.id.as_str(),
+        });
+        let shown = ids.map(|id| match args.no_trunc {
+            true => id,
+            false => short_id(id).unwrap_or(id),
+        });
+        return print(&shown.map(|id| format!("{id}\n")).collect::<String>());
+    }
     if context.output == Format::Json {
         return print_json(&containers);
     }

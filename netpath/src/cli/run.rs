@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use super::Context;
 use super::connect::ConnectArgs;
+use super::{Context, key_value};
 use crate::api::types::CreateContainer;
 use crate::container::lookup;
 use crate::container::shim::{self, Job, Report};
@@ -26,6 +26,10 @@ pub struct Args {
     /// A variable for the environment, or one to hand on
     #[arg(short, long = "env", value_name = "KEY=VALUE")]
     env: Vec<String>,
+
+    /// A setting of the kernel for its network, like net.ipv4.tcp_keepalive_time=60
+    #[arg(long = "sysctl", value_name = "KEY=VALUE", value_parser = key_value)]
+    sysctls: Vec<(String, String)>,
 
     /// Run it in the background and print its name
     #[arg(short, long)]
@@ -68,6 +72,7 @@ pub fn run(args: Args, context: &Context) -> Result<ExitCode> {
         argv: args.command,
         detached: args.detach,
         remove: args.rm,
+        sysctls: args.sysctls.into_iter().collect(),
         supervisor: std::process::id(),
     };
     let client = context.client();

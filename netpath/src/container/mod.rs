@@ -12,3 +12,4 @@ pub mod process;
 pub mod shim;
 pub mod spawn;
 pub mod supervise;
+pub mod sysctls;

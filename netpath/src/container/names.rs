@@ -59,17 +59,6 @@ pub fn random<const N: usize>() -> Result<[u8; N]> {
     Ok(bytes)
 }
 
-/// A name for a container that was given none: twelve hexadecimal digits.
-///
-/// # Errors
-/// `/dev/urandom` cannot be read.
-pub fn generate() -> Result<String> {
-    Ok(random::<6>()?
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
-}
-
 /// The id of something for its whole life: 64 hexadecimal digits, as Docker has them.
 ///
 /// # Errors
@@ -79,6 +68,32 @@ pub fn uid() -> Result<String> {
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect())
+}
+
+/// As much of an id as is shown, as with Docker.
+const SHORT_ID: usize = 12;
+
+/// The beginning of an id: the name of a container that was given none, and a name in DNS for
+/// all. Nothing if there is no id.
+pub fn short_id(uid: &str) -> Option<&str> {
+    uid.get(..SHORT_ID)
+}
+
+/// Whether a word could be an id or the beginning of one.
+pub fn could_be_id(word: &str) -> bool {
+    (1..=64).contains(&word.len()) && word.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// Checks a word by which a user calls something: a name, an id or the beginning of one.
+///
+/// # Errors
+/// A sentence that quotes it.
+pub fn check_word(what: &str, word: &str) -> Result<()> {
+    // An id is longer than any name.
+    if could_be_id(word) {
+        return Ok(());
+    }
+    check(what, word)
 }
 
 /// A random MAC address: unicast, locally administered, beginning with 02 like those of
@@ -149,7 +164,10 @@ mod tests {
         ] {
             assert!(check("container", bad).is_err(), "{bad:?}");
         }
-        assert!(check("network", &generate().unwrap()).is_ok());
+        let id = uid().unwrap();
+        assert!(check("network", short_id(&id).unwrap()).is_ok());
+        assert!(check_word("container", &id).is_ok() && check("container", &id).is_err());
+        assert!(check_word("container", "a/b").is_err() && short_id("").is_none());
         assert_eq!(random_mac().unwrap()[0] & 3, 2);
     }
 

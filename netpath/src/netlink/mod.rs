@@ -9,6 +9,7 @@ pub mod ethtool;
 mod fdb;
 mod link;
 pub mod monitor;
+mod neighbour;
 pub mod netfilter;
 pub mod netns;
 mod route;

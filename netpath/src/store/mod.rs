@@ -13,11 +13,11 @@ mod cluster;
 mod file;
 mod records;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use anyhow::{Context, Result};
 use ipnet::IpNet;
@@ -63,7 +63,12 @@ pub struct Store {
     database: RwLock<Option<Database>>,
     /// A write has failed: redb refuses all others until the file is opened anew.
     failed: AtomicBool,
+    /// The containers as they are in the file, once somebody has asked for them: almost every
+    /// operation looks at all of them. `None`: to be read anew.
+    containers: RwLock<Option<Containers>>,
 }
+
+type Containers = BTreeMap<String, Arc<ContainerRecord>>;
 
 impl Store {
     /// The store's file in a state folder.
@@ -82,6 +87,7 @@ impl Store {
             path,
             database: RwLock::new(Some(database)),
             failed: AtomicBool::new(false),
+            containers: RwLock::new(None),
         })
     }
 
@@ -209,8 +215,8 @@ impl Store {
     ///
     /// # Errors
     /// The store cannot be read.
-    pub fn containers(&self) -> Result<Vec<ContainerRecord>> {
-        self.all(CONTAINERS)
+    pub fn containers(&self) -> Result<Vec<Arc<ContainerRecord>>> {
+        self.with_containers(|all| all.values().cloned().collect())
     }
 
     /// One container, if there.
@@ -218,7 +224,7 @@ impl Store {
     /// # Errors
     /// The store cannot be read.
     pub fn find_container(&self, name: &str) -> Result<Option<ContainerRecord>> {
-        self.find(CONTAINERS, name)
+        self.with_containers(|all| all.get(name).map(|record| (**record).clone()))
     }
 
     /// One container.
@@ -238,6 +244,14 @@ impl Store {
     /// # Errors
     /// An address is another container's, or the store cannot be written.
     pub fn put_container(&self, container: &ContainerRecord) -> Result<()> {
+        self.change_containers(|all| {
+            self.write_container(container)?;
+            all.insert(container.name.clone(), Arc::new(container.clone()));
+            Ok(())
+        })
+    }
+
+    fn write_container(&self, container: &ContainerRecord) -> Result<()> {
         self.write(|transaction| {
             give_back(transaction, &container.name)?;
             put(transaction, CONTAINERS, &container.name, container)?;
@@ -265,11 +279,55 @@ impl Store {
     /// # Errors
     /// The store cannot be written.
     pub fn remove_container(&self, name: &str) -> Result<()> {
-        self.write(|transaction| {
-            give_back(transaction, name)?;
-            transaction.open_table(CONTAINERS)?.remove(name)?;
+        self.change_containers(|all| {
+            self.write(|transaction| {
+                give_back(transaction, name)?;
+                transaction.open_table(CONTAINERS)?.remove(name)?;
+                Ok(())
+            })?;
+            all.remove(name);
             Ok(())
         })
+    }
+
+    fn read_containers(&self) -> Result<Containers> {
+        let records: Vec<ContainerRecord> = self.all(CONTAINERS)?;
+        let named = records.into_iter().map(|r| (r.name.clone(), Arc::new(r)));
+        Ok(named.collect())
+    }
+
+    fn with_containers<T>(&self, look: impl FnOnce(&Containers) -> T) -> Result<T> {
+        {
+            let known = self.containers.read();
+            let known = known.unwrap_or_else(PoisonError::into_inner);
+            if let Some(known) = &*known {
+                return Ok(look(known));
+            }
+        }
+        let mut known = self
+            .containers
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let all = match known.take() {
+            Some(all) => all,
+            None => self.read_containers()?,
+        };
+        Ok(look(known.insert(all)))
+    }
+
+    /// Changes the file and what is known of it; if that fails it is read anew.
+    fn change_containers(&self, change: impl FnOnce(&mut Containers) -> Result<()>) -> Result<()> {
+        let mut known = self
+            .containers
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut all = match known.take() {
+            Some(all) => all,
+            None => self.read_containers()?,
+        };
+        change(&mut all)?;
+        *known = Some(all);
+        Ok(())
     }
 
     /// All cards, by owner and interface.

@@ -395,6 +395,9 @@ pub struct ContainerRecord {
     /// What it was given about names.
     #[serde(default)]
     pub names: NameOptions,
+    /// Settings of the kernel that its network namespace was made with.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sysctls: BTreeMap<String, String>,
     /// Seconds since 1970.
     pub created: u64,
 }
@@ -413,6 +416,7 @@ impl ContainerRecord {
             endpoints: Vec::new(),
             publish: Vec::new(),
             names: NameOptions::default(),
+            sysctls: BTreeMap::new(),
             created: 0,
         }
     }

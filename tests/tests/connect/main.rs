@@ -1,5 +1,7 @@
 //! Containers that are connected to more networks, and disconnected, while they run.
 
+mod called;
+mod options;
 mod refused;
 mod running;
 mod start;

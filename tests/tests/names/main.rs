@@ -4,6 +4,7 @@
 mod files;
 mod life;
 mod tables;
+mod timing;
 mod upstreams;
 
 use std::fs;

@@ -48,6 +48,46 @@ fn containers_find_each_other_by_name() {
 }
 
 #[test]
+fn beginnings_of_ids_are_names() {
+    let mut lab = Lab::new();
+    // Other names are nobody's there.
+    network(&lab, "net", 11, &["--internal"]);
+    network(&lab, "other", 12, &[]);
+    sleeper(&lab, "client", &["--network", "net"]);
+    sleeper(&lab, "web", &["--network", "net", "--network", "other"]);
+    let guest = lab.add_namespace("guest");
+    lab.netpath(&[
+        "attach",
+        "--name",
+        "guest",
+        "--netns",
+        &guest,
+        "--network",
+        "net",
+    ])
+    .ok();
+    let default = lab.netpath(&["run", "-d", "--", "sleep", "600"]).ok();
+    for name in ["web", "guest"] {
+        let container = lab.json(&["inspect", name]);
+        let id = container["id"].as_str().expect("an id");
+        let address = container["networks"][0]["addresses"][0].as_str();
+        let address = address
+            .and_then(|text| text.split('/').next())
+            .expect("an address");
+        let (short, upper) = (&id[..12], id[..12].to_uppercase());
+        for word in [short, &upper, &format!("{short}.net")] {
+            assert_eq!(dig(&lab, "client", &[word]), [address], "{word}");
+        }
+        lab.exec("client", &["getent", "ahosts", short]).ok();
+        // As much of it as Docker shows, and not more.
+        assert_eq!(dig(&lab, "client", &[&id[..11]]), [""; 0]);
+        let named = format!("{name}.net.");
+        assert_eq!(dig(&lab, "client", &["-x", address]), [named.as_str()]);
+    }
+    assert_eq!(dig(&lab, "client", &[default.trim()]), [""; 0]);
+}
+
+#[test]
 fn addresses_pointers_and_missing_families() {
     let lab = Lab::new();
     network(&lab, "net", 12, &[]);

@@ -105,9 +105,11 @@ impl Wanted {
 impl Agent {
     /// The containers that have an interface in a network.
     pub(super) fn containers_of(&self, network: &str) -> Result<Vec<ContainerRecord>> {
-        let containers = self.store.containers()?.into_iter();
-        let connected = containers.filter(|container| container.endpoint_in(network).is_some());
-        Ok(connected.collect())
+        let containers = self.store.containers()?;
+        let connected = containers
+            .iter()
+            .filter(|c| c.endpoint_in(network).is_some());
+        Ok(connected.map(|container| (**container).clone()).collect())
     }
 
     /// Makes an interface for Docker: a veth pair whose other end Docker takes after

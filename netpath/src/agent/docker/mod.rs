@@ -13,6 +13,8 @@ mod endpoint;
 mod network;
 mod settle;
 
+use std::sync::Arc;
+
 use anyhow::Result;
 
 use super::Agent;
@@ -41,11 +43,12 @@ impl Agent {
     /// The endpoint of Docker's with this number.
     fn find_docker_endpoint(&self, id: &str) -> Result<Option<ContainerRecord>> {
         check_id("endpoint", id)?;
-        let is_it = |record: &ContainerRecord| match &record.origin {
+        let is_it = |record: &Arc<ContainerRecord>| match &record.origin {
             Origin::Docker { endpoint, .. } => endpoint == id,
             Origin::Own | Origin::Attached { .. } => false,
         };
-        Ok(self.store.containers()?.into_iter().find(is_it))
+        let found = self.store.containers()?.into_iter().find(is_it);
+        Ok(found.map(Arc::unwrap_or_clone))
     }
 
     fn docker_endpoint(&self, id: &str) -> Result<ContainerRecord> {

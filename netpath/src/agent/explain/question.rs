@@ -1,6 +1,7 @@
 //! What is asked: who sends what to whom.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use anyhow::Result;
 use netpath_common::tuple::Proto;
@@ -43,7 +44,7 @@ impl Agent {
         let (ip_proto, port) = parse_proto(&asked.proto)?;
         let destination = self.addresses_of(&asked.destination)?;
         let own = self.addresses_of(&asked.source)?;
-        let sender = self.store.find_container(&asked.source)?;
+        let sender = self.find_called(&asked.source)?;
         let pretended = asked.source_address;
         // The first family that both have.
         let pair = destination.iter().find_map(|dst| {
@@ -107,7 +108,7 @@ impl Agent {
         if let Ok(ip) = word.parse::<IpAddr>() {
             return Ok(vec![ip.to_canonical()]);
         }
-        if let Some(record) = self.store.find_container(word)? {
+        if let Some(record) = self.find_called(word)? {
             if record.endpoints.is_empty() {
                 return Err(not_found(without_network(&record)));
             }
@@ -122,11 +123,11 @@ impl Agent {
     }
 
     fn party(&self, word: &str, ip: IpAddr) -> Result<Party> {
-        let named = self.store.find_container(word)?;
+        let named = self.find_called(word)?;
         let of_address = || -> Result<_> {
             let all = self.store.containers()?;
-            let has = |container: &ContainerRecord| container.addresses().any(|own| own == ip);
-            Ok(all.into_iter().find(has))
+            let has = |container: &Arc<ContainerRecord>| container.addresses().any(|own| own == ip);
+            Ok(all.into_iter().find(has).map(Arc::unwrap_or_clone))
         };
         let found = match named {
             Some(record) => Some(record),

@@ -1,6 +1,7 @@
 //! An answer in the making: steps in words, and the end of the story.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use netpath_common::flow::{FlowKind, Toward};
 use netpath_common::policy::{ADOPTED, ICC_OFF, INTERNAL, MASQUERADE_OFF, Policy};
@@ -13,7 +14,7 @@ use crate::store::{ContainerRecord, NetworkRecord};
 
 /// The answer so far.
 pub struct Story<'a> {
-    containers: &'a [ContainerRecord],
+    containers: &'a [Arc<ContainerRecord>],
     networks: &'a [NetworkRecord],
     hook: String,
     device: Option<String>,
@@ -21,7 +22,7 @@ pub struct Story<'a> {
 }
 
 impl<'a> Story<'a> {
-    pub fn new(containers: &'a [ContainerRecord], networks: &'a [NetworkRecord]) -> Self {
+    pub fn new(containers: &'a [Arc<ContainerRecord>], networks: &'a [NetworkRecord]) -> Self {
         Self {
             containers,
             networks,
@@ -258,7 +259,7 @@ impl<'a> Story<'a> {
     }
 
     fn container(&self, veth: u32) -> String {
-        let behind = |container: &&ContainerRecord| {
+        let behind = |container: &&Arc<ContainerRecord>| {
             let mut endpoints = container.endpoints.iter();
             endpoints.any(|endpoint| endpoint.ifindex == veth)
         };

@@ -74,6 +74,11 @@ impl Agent {
     pub async fn detach_card(&self, owner: &str, interface: Option<&str>) -> Result<()> {
         let _held = self.held.lock().await;
         let mut cards = self.store.cards()?;
+        let called = match cards.iter().any(|card| card.owner == owner) {
+            true => None,
+            false => self.find_called(owner)?.map(|record| record.name),
+        };
+        let owner = called.as_deref().unwrap_or(owner);
         cards.retain(|card| card.owner == owner);
         if cards.is_empty() {
             return Err(not_found(format!(

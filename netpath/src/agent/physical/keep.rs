@@ -1,6 +1,8 @@
 //! What of physical networks and cards is to stay when an agent takes over, and what is to go
 //! when there is none any more.
 
+use std::sync::Arc;
+
 use anyhow::{Context as _, Result};
 
 use super::lease;
@@ -64,7 +66,7 @@ impl KnownCards {
     pub(in crate::agent) fn new(
         cards: Vec<CardRecord>,
         networks: &[NetworkRecord],
-        containers: &[ContainerRecord],
+        containers: &[Arc<ContainerRecord>],
     ) -> Self {
         let mut known = Self::default();
         for network in networks {

@@ -14,7 +14,7 @@ use crate::netlink::netns;
 use crate::netlink::netns::Identity;
 use crate::physical::record::Home;
 use crate::problem::{conflict, invalid};
-use crate::store::{Origin, ProcessId};
+use crate::store::{ContainerRecord, Origin, ProcessId};
 
 /// A namespace, and whose it is.
 pub(super) struct Target {
@@ -29,6 +29,7 @@ impl Agent {
     /// # Errors
     /// A sentence: there is none, or it is the host's.
     pub(super) fn find_target(&self, new: &AttachCard) -> Result<Target> {
+        let mut name = new.name.clone();
         let (path, netns, process) = match (&new.netns, new.pid) {
             (Some(path), None) => (path.clone(), open_path(path)?, None),
             (None, Some(pid)) => {
@@ -37,8 +38,9 @@ impl Agent {
                 (path, netns, process)
             }
             (None, None) => {
-                let name = new.name.as_deref().unwrap_or_default();
-                let (path, netns) = self.open_container(name)?;
+                let record = self.called(name.as_deref().unwrap_or_default())?;
+                let (path, netns) = self.open_container(&record)?;
+                name = Some(record.name);
                 (path, netns, None)
             }
             _ => {
@@ -54,10 +56,10 @@ impl Agent {
                 path.display()
             )));
         }
-        let owner = match &new.name {
+        let owner = match name {
             Some(name) => {
-                names::check("container", name)?;
-                name.clone()
+                names::check("container", &name)?;
+                name
             }
             None => owner_of(&path, process.as_ref()),
         };
@@ -74,15 +76,15 @@ impl Agent {
         })
     }
 
-    fn open_container(&self, name: &str) -> Result<(PathBuf, File)> {
-        let record = self.store.container(name)?;
+    fn open_container(&self, record: &ContainerRecord) -> Result<(PathBuf, File)> {
+        let name = &record.name;
         let path = match &record.origin {
             Origin::Own => self.netns_path(name),
             Origin::Attached { path, .. } => path.into(),
             // Docker's containers are named by what Docker calls them.
             Origin::Docker { sandbox, .. } => sandbox.clone().unwrap_or_default().into(),
         };
-        let netns = self.open_netns(&record).filter(|_| !record.is_exited());
+        let netns = self.open_netns(record).filter(|_| !record.is_exited());
         let netns = netns.ok_or_else(|| {
             conflict(format!(
                 "container {name} does not run, so it has no network to add an interface to"

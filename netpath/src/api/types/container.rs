@@ -29,6 +29,9 @@ pub struct CreateContainer {
     /// Remove it as soon as the command ends.
     #[serde(default)]
     pub remove: bool,
+    /// Settings of the kernel for its network namespace, by their names in sysctl(8).
+    #[serde(default)]
+    pub sysctls: BTreeMap<String, String>,
     /// The process that will start the command and wait for it. If it ends before the
     /// command was started, the container is removed.
     pub supervisor: u32,
@@ -74,7 +77,7 @@ pub struct Join {
     /// Of several networks the one with the highest number leads out.
     #[serde(default)]
     pub gw_priority: i32,
-    /// Options for the network's driver.
+    /// Options of the interface: its name, settings of the kernel.
     #[serde(default)]
     pub options: BTreeMap<String, String>,
 }
@@ -224,6 +227,9 @@ pub struct Stop {
 pub struct Container {
     /// Its name.
     pub name: String,
+    /// Its id: 64 hexadecimal digits; nothing for an endpoint of Docker's.
+    #[serde(default)]
+    pub id: String,
     /// `created`, `running`, `attached`, `exited`, or `docker`: its life is Docker's to know.
     pub state: String,
     /// `networks`, or where else it has its network from: `host`, `none`, `container:NAME`.
@@ -278,6 +284,10 @@ pub struct OpenedAt {
 pub struct Connection {
     /// The network.
     pub network: String,
+    /// The network's id; nothing of a container that has ended.
+    pub network_id: String,
+    /// The id of the interface, as long.
+    pub endpoint: String,
     /// Name of the interface in the container.
     pub interface: String,
     /// Its addresses with the prefix length of their subnet.
@@ -286,6 +296,8 @@ pub struct Connection {
     pub mac: Option<String>,
     /// The host's end of the interface.
     pub device: Option<String>,
+    /// The network's gateways, if it leads anywhere.
+    pub gateways: Vec<IpAddr>,
     /// The gateways by which the container's default routes lead, as far as they are in this
     /// network.
     pub default_gateways: Vec<IpAddr>,
@@ -293,7 +305,7 @@ pub struct Connection {
     pub aliases: Vec<String>,
     /// Of several networks the one with the highest number leads out.
     pub gw_priority: i32,
-    /// Options for the network's driver.
+    /// Options of the interface.
     pub options: BTreeMap<String, String>,
 }
 

@@ -6,9 +6,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use crate::api::types::{Member, Network};
-
-/// How much of an id is shown.
-pub(in crate::cli) const SHORT_ID: usize = 12;
+use crate::container::names::short_id;
 
 /// All about a network, as `docker network inspect` has it; what Docker does not know is under
 /// `Netpath`.
@@ -152,7 +150,7 @@ fn policy(network: &Network) -> String {
 
 /// The beginning of an id.
 pub(super) fn short(id: &str) -> &str {
-    id.get(..SHORT_ID).unwrap_or(id)
+    short_id(id).unwrap_or(id)
 }
 
 fn has(network: &Network, v4: bool) -> bool {
