@@ -29,7 +29,7 @@ use crate::frame::Linear;
 use crate::kernel::Kernel;
 use crate::neighbour::{self, NEIGHBOUR_ADVERTISEMENT, NEIGHBOUR_SOLICITATION, v4};
 use crate::underlay::{self, PASS};
-use crate::{maps, rewrite};
+use crate::{aggregate, maps, rewrite};
 
 const ICMPV6: u8 = IpProto::Ipv6Icmp as u8;
 /// Operation of an ARP packet: a request.
@@ -169,6 +169,9 @@ pub fn from_card(
 /// Sends an IP packet to the wire: the kernel finds the next hop and its MAC address.
 #[inline(always)]
 fn to_wire(kernel: &Kernel<'_>, parent: u32) -> Result<Outcome, DropReason> {
+    if !aggregate::may_leave(kernel) {
+        return Err(DropReason::PassedOnAggregate);
+    }
     // SAFETY: no parameters, as their length says.
     let result = unsafe { bpf_redirect_neigh(parent, ptr::null_mut(), 0, 0) };
     let sent = action::redirected(result, Outcome::Sent)?;

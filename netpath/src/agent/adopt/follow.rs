@@ -94,14 +94,15 @@ impl Agent {
             }
         });
         let _listener = AbortOnDrop(listener);
+        let mut began = Instant::now();
         let mut seen = look(&client).await?;
         let mut quiet = false;
         log::info!("following Docker on {}", socket.display());
         self.tell_adoption(|told| told.problem = None);
         loop {
-            let began = Instant::now();
             self.pass(&seen, quiet).await?;
-            // Passes take at most half of the time.
+            // Questions and passes take at most half of the time: Docker may be busy with starting
+            // containers.
             sleep(began.elapsed().max(BURST)).await;
             let anew;
             (anew, quiet) = tokio::select! {
@@ -120,6 +121,7 @@ impl Agent {
                 () = self.adoption.changed.notified() => return Ok(()),
                 () = sleep(CHECK_EVERY) => (false, rules.is_some()),
             };
+            began = Instant::now();
             if anew || seen.since.elapsed() > ASK_EVERY {
                 sleep(BURST).await;
                 while events.try_recv().is_ok() || devices.try_recv().is_ok() {}
