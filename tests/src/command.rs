@@ -51,17 +51,23 @@ impl From<Output> for Ran {
     }
 }
 
-/// Waits until `condition` holds.
+/// Waits until `condition` holds, for ten seconds.
 #[track_caller]
-pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(10);
+pub fn eventually(what: &str, condition: impl FnMut() -> bool) {
+    eventually_within(Duration::from_secs(10), what, condition);
+}
+
+/// Waits until `condition` holds, for no longer than this.
+#[track_caller]
+pub fn eventually_within(patience: Duration, what: &str, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + patience;
     while Instant::now() < end {
         if condition() {
             return;
         }
         thread::sleep(Duration::from_millis(50));
     }
-    panic!("not in ten seconds: {what}");
+    panic!("not in {} s: {what}", patience.as_secs());
 }
 
 /// Starts a command with its output kept.

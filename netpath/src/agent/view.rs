@@ -60,6 +60,7 @@ impl Agent {
             bpffs: settings.bpffs.clone(),
             docker_plugin: settings.docker_plugin.clone(),
             adopted: self.adopted()?,
+            cluster: self.cluster.as_ref().map(|cluster| cluster.status()),
         })
     }
 

@@ -4,6 +4,7 @@ use anyhow::Result;
 
 use super::Context;
 use crate::api::types::Status;
+use crate::cluster::ClusterStatus;
 use crate::output::{Format, duration, print, print_json};
 
 pub fn run(context: &Context) -> Result<()> {
@@ -60,5 +61,22 @@ pub fn run(context: &Context) -> Result<()> {
     let socket = status.docker_plugin.as_ref();
     let socket = socket.map_or("off".into(), |socket| socket.display().to_string());
     text.push_str(&format!("docker      {socket}\n"));
+    if let Some(cluster) = &status.cluster {
+        text.push_str(&of_cluster(cluster));
+    }
     print(&text)
+}
+
+fn of_cluster(cluster: &ClusterStatus) -> String {
+    let address = cluster.address;
+    let address = address.map_or("no address".into(), |address| address.to_string());
+    let store = match &cluster.problem {
+        Some(problem) => format!("away: {problem}"),
+        None => format!("at revision {}", cluster.revision),
+    };
+    format!(
+        "cluster     node {} ({address}), dead after {} s of silence\n\
+         store       {}, {store}\n",
+        cluster.node, cluster.lease, cluster.store
+    )
 }

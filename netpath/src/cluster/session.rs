@@ -65,6 +65,8 @@ impl Cluster {
     pub async fn run(self: Arc<Self>, mut access: Access) {
         let mut lease = None;
         let mut pause = FIRST_PAUSE;
+        // Whoever is away for longer than the others have patience is taken for dead.
+        let longest = LONGEST_PAUSE.min(self.lease() / 3);
         loop {
             let began = Instant::now();
             let Err(error) = self.session(&mut access, &mut lease).await;
@@ -74,8 +76,13 @@ impl Cluster {
             }
             // Not all nodes at one moment.
             tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            pause = (pause * 2).min(longest);
         }
+    }
+
+    /// How long a node may be silent.
+    fn lease(&self) -> Duration {
+        Duration::from_secs(self.settings.lease.into())
     }
 
     fn lose(&self, error: &anyhow::Error) {
@@ -113,7 +120,7 @@ impl Cluster {
         }
         log::info!("the cluster's store {} is there", self.settings.url());
         let mut wanted = self.wanted.subscribe();
-        let mut beat = interval(Duration::from_secs(self.settings.lease.into()) / 3);
+        let mut beat = interval(self.lease() / 3);
         let mut tick = interval(TICK);
         let mut unanswered = false;
         loop {
@@ -176,12 +183,14 @@ impl Cluster {
     async fn catch_up(&self, client: &Client) -> Result<i64> {
         let head = in_time(client.kv_client().get(Key::Catalogue.to_string(), None)).await?;
         let head = head.header().context("it does not say its revision")?;
-        let (cluster, lease) = (head.cluster_id(), u64::from(self.settings.lease));
+        let cluster = head.cluster_id();
+        // The others may have begun an attempt just before the store was back.
+        let patience = (self.lease() + PATIENCE).as_secs();
         {
             let mut shared = self.lock();
             let known = shared.state.revision();
             if shared.cluster == cluster && known > 0 && known <= head.revision() {
-                shared.state.resume(now(), lease);
+                shared.state.resume(now(), patience);
                 return Ok(known);
             }
         }
@@ -190,7 +199,7 @@ impl Cluster {
         let values = all.iter().map(|c| (c.key.clone(), c.value.clone()));
         shared.unsaved.changes = values.collect();
         shared.unsaved.from_scratch = true;
-        let effect = shared.state.replace(all, revision, now(), lease);
+        let effect = shared.state.replace(all, revision, now(), patience);
         shared.cluster = cluster;
         drop(shared);
         self.tell(effect);

@@ -3,7 +3,8 @@
 //!
 //! A node that vanishes has died, or was merely cut off from the store for longer than its
 //! lease. As long as this node can see the store, the store decides. But for the length of one
-//! lease after this node itself was cut off, others that vanished get the benefit of the doubt:
+//! lease (and a little more, for their attempts to begin anew) after this node itself was cut
+//! off, others that vanished get the benefit of the doubt:
 //! whatever cut this node off may have cut them off as well, and they are about to return with
 //! the same containers. Their entries stay until then, as *doubtful* ones.
 
@@ -107,10 +108,10 @@ impl State {
     }
 
     /// The store was read as a whole, at `revision`, after this node had not seen it. `now` and
-    /// `lease` (how long a node may be silent) are seconds.
-    pub fn replace(&mut self, all: Vec<Change>, revision: i64, now: u64, lease: u64) -> Effect {
+    /// `patience` (how long others may take to be back) are seconds.
+    pub fn replace(&mut self, all: Vec<Change>, revision: i64, now: u64, patience: u64) -> Effect {
         let before = std::mem::take(self);
-        self.settled_at = now.saturating_add(lease);
+        self.settled_at = now.saturating_add(patience);
         let mut effect = Effect::default();
         for change in all {
             self.put(change, &mut effect);
@@ -152,9 +153,9 @@ impl State {
     }
 
     /// The store is seen again, and tells of everything since [`Self::revision`]. `now` and
-    /// `lease` as in [`Self::replace`].
-    pub fn resume(&mut self, now: u64, lease: u64) {
-        self.settled_at = now.saturating_add(lease);
+    /// `patience` as in [`Self::replace`].
+    pub fn resume(&mut self, now: u64, patience: u64) {
+        self.settled_at = now.saturating_add(patience);
     }
 
     /// Changes that the store told of, in its order; those of one revision come together.

@@ -114,6 +114,11 @@ impl Hosts {
         }
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.labs.len()
+    }
+
     /// One of the hosts.
     pub fn lab(&mut self, nth: usize) -> &mut Lab {
         &mut self.labs[nth]

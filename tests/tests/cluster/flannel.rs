@@ -13,8 +13,12 @@ use super::world::{World, talk};
 const PREFIX: &str = "/coreos.com/network";
 const CONFIG: &str =
     r#"{"Network":"10.5.0.0/16","SubnetLen":24,"Backend":{"Type":"vxlan","VNI":1}}"#;
-/// The MAC address of the device of the host that runs flannel.
+/// A network of both families.
+const DUAL: &str = r#"{"Network":"10.5.0.0/16","SubnetLen":24,"EnableIPv6":true,"IPv6Network":"fd05::/48","IPv6SubnetLen":64,"Backend":{"Type":"vxlan","VNI":1}}"#;
+/// The MAC addresses of the devices of the host that runs flannel, one a family.
 const THEIR_MAC: &str = "aa:bb:cc:dd:ee:0e";
+/// See [`THEIR_MAC`].
+const THEIR_MAC6: &str = "aa:bb:cc:dd:ee:06";
 /// A lease lasts a day.
 const DAY: i64 = 86_400;
 
@@ -26,11 +30,11 @@ struct Flannel {
 
 impl Flannel {
     #[track_caller]
-    fn new() -> Self {
+    fn new(config: &str) -> Self {
         let mut world = World::without_agents(2, &["--cluster-lease", "5"]);
         world
             .etcd
-            .ctl(&["put", &format!("{PREFIX}/config"), CONFIG])
+            .ctl(&["put", &format!("{PREFIX}/config"), config])
             .ok();
         world.node("a").start_agent();
         let file = world.etcd.folder().join("subnet.env");
@@ -59,6 +63,19 @@ impl Flannel {
         })
     }
 
+    /// The subnets that the key of node a's lease names, without their lengths.
+    #[track_caller]
+    fn own_subnets(&self) -> Vec<String> {
+        let (key, _) = self.lease().expect("a lease");
+        let subnets = key.rsplit('/').next().expect("subnets").split('&');
+        let address = |subnet: &str| {
+            subnet
+                .rsplit_once('-')
+                .map(|(address, _)| address.to_owned())
+        };
+        subnets.filter_map(address).collect()
+    }
+
     /// A command on the host of flannel.
     #[track_caller]
     fn theirs(&mut self, line: &str) -> String {
@@ -74,6 +91,12 @@ impl Flannel {
         );
         let key = format!("{PREFIX}/subnets/{subnet}-24");
         self.world.etcd.ctl(&["put", &key, &value]).ok();
+        self.start_devices(subnet);
+    }
+
+    /// See [`Self::start_theirs`].
+    #[track_caller]
+    fn start_devices(&mut self, subnet: &str) {
         for line in [
             "ip link add flannel.1 type vxlan id 1 dev uplink0 local 192.0.2.2 dstport 8472 \
              nolearning",
@@ -105,8 +128,8 @@ impl Flannel {
         ] {
             self.in_pod(&line);
         }
-        let (key, ours) = self.lease().expect("a lease");
-        let ours_subnet = key.rsplit('/').next().expect("a subnet").replace("-24", "");
+        let (_, ours) = self.lease().expect("a lease");
+        let ours_subnet = self.own_subnets().swap_remove(0);
         let mac = ours["BackendData"]["VtepMAC"]
             .as_str()
             .expect("a MAC address");
@@ -116,6 +139,42 @@ impl Flannel {
             format!("ip route replace {ours_subnet}/24 via {ours_subnet} dev flannel.1 onlink"),
         ] {
             self.theirs(&line);
+        }
+    }
+
+    /// The same for a network of both families, where flannel has a second device.
+    #[track_caller]
+    fn start_theirs_dual(&mut self, subnet: &str, subnet6: &str) {
+        let value = format!(
+            r#"{{"PublicIP":"192.0.2.2","PublicIPv6":"2001:db8:1::2","BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"{THEIR_MAC}"}},"BackendV6Data":{{"VNI":1,"VtepMAC":"{THEIR_MAC6}"}}}}"#
+        );
+        let key = format!("{PREFIX}/subnets/{subnet}-24&{subnet6}-64");
+        self.world.etcd.ctl(&["put", &key, &value]).ok();
+        self.start_devices(subnet);
+        let (_, ours) = self.lease().expect("a lease");
+        assert_eq!(ours["PublicIPv6"], "2001:db8:1::1");
+        let mac = ours["BackendV6Data"]["VtepMAC"].as_str();
+        let mac = mac.expect("a MAC address");
+        let ours_subnet = self.own_subnets().swap_remove(1);
+        for line in [
+            "ip link add flannel-v6.1 type vxlan id 1 dev uplink0 local 2001:db8:1::2 \
+             dstport 8472 nolearning",
+            &format!("ip link set flannel-v6.1 address {THEIR_MAC6}"),
+            "ip link set flannel-v6.1 mtu 1430 up",
+            &format!("ip addr add {subnet6}/128 dev flannel-v6.1 nodad"),
+            &format!("ip addr add {subnet6}1/64 dev cni0 nodad"),
+            "sysctl -qw net.ipv6.conf.all.forwarding=1",
+            &format!("ip neigh replace {ours_subnet} lladdr {mac} dev flannel-v6.1 nud permanent"),
+            &format!("bridge fdb replace {mac} dev flannel-v6.1 dst 2001:db8:1::1 self permanent"),
+            &format!("ip route replace {ours_subnet}/64 via {ours_subnet} dev flannel-v6.1 onlink"),
+        ] {
+            self.theirs(line);
+        }
+        for line in [
+            format!("ip addr add {subnet6}2/64 dev eth0 nodad"),
+            format!("ip -6 route add default via {subnet6}1"),
+        ] {
+            self.in_pod(&line);
         }
     }
 
@@ -174,7 +233,7 @@ fn time_to_live(flannel: &Flannel, key: &str) -> i64 {
 
 #[test]
 fn a_lease_is_taken_as_flannel_takes_it() {
-    let mut flannel = Flannel::new();
+    let mut flannel = Flannel::new(CONFIG);
     flannel.join();
     let (key, lease) = flannel.lease().expect("a lease");
     assert_eq!(lease["BackendType"], "vxlan");
@@ -214,7 +273,7 @@ fn a_lease_is_taken_as_flannel_takes_it() {
 
 #[test]
 fn containers_and_pods_reach_each_other_untranslated() {
-    let mut flannel = Flannel::new();
+    let mut flannel = Flannel::new(CONFIG);
     flannel.join();
     flannel.start_theirs("10.5.34.0");
     flannel.world.run("a", "on-a", "f");
@@ -239,56 +298,101 @@ fn containers_and_pods_reach_each_other_untranslated() {
     flannel.theirs(&format!("ping -c 1 -W 2 {ours}"));
     let ping = ["ping", "-c", "1", "-W", "2", "10.5.34.2"];
     flannel.world.node("a").host(&ping).ok();
-    // 100 MB, both ways.
-    let size = 100 << 20;
-    let script = format!(
-        "import http.server,hashlib,os\n\
-         data=os.urandom(1<<20)*{}\n\
+    for (server, client, address) in [
+        (&pod, &ours_netns, "10.5.34.2"),
+        (&ours_netns, &pod, &*ours),
+    ] {
+        fetch(server, client, address);
+    }
+}
+
+/// Fetches 100 MB from one namespace in another, and compares the hash.
+#[track_caller]
+fn fetch(server: &str, client: &str, address: &str) {
+    const SCRIPT: &str = "import http.server,hashlib,os,socket\n\
+         data=os.urandom(1<<20)*100\n\
          class H(http.server.BaseHTTPRequestHandler):\n \
          def do_GET(s):\n  s.send_response(200)\n  s.send_header('Content-Length',str(len(data)))\n  \
          s.send_header('X-Hash',hashlib.sha256(data).hexdigest())\n  s.end_headers()\n  \
          s.wfile.write(data)\n \
          def log_message(s,*a): pass\n\
-         http.server.HTTPServer(('',8000),H).serve_forever()",
-        size >> 20
+         http.server.HTTPServer.address_family=socket.AF_INET6\n\
+         http.server.HTTPServer(('::',8000),H).serve_forever()";
+    let netns = |netns: &str| format!("--net={netns}");
+    let serve = ["nsenter", &netns(server), "--", "python3", "-c", SCRIPT];
+    let mut child = start(command(&serve));
+    let host = match address.contains(':') {
+        true => format!("[{address}]"),
+        false => address.to_owned(),
+    };
+    let script = format!(
+        "set -e; for i in $(seq 50); do nc -z {address} 8000 && break; sleep 0.2; done; \
+         d=$(mktemp -d); trap 'rm -rf $d' EXIT; \
+         curl -sS -g -m 60 -D $d/h -o $d/b http://{host}:8000/; \
+         grep -qi \"x-hash: $(sha256sum $d/b | cut -d' ' -f1)\" $d/h"
     );
-    for (server, client, address) in [
-        (&pod, &ours_netns, "10.5.34.2".to_owned()),
-        (&ours_netns, &pod, ours.clone()),
+    let got = ["nsenter", &netns(client), "--", "sh", "-c", &script];
+    let got = finish_within(start(command(&got)), std::time::Duration::from_secs(90));
+    let _ = child.kill();
+    let _ = child.wait();
+    got.ok();
+}
+
+/// Flannel has a device a family: IPv6 packets go through the IPv6 underlay.
+#[test]
+fn a_network_of_both_families_has_a_tunnel_for_each() {
+    let mut flannel = Flannel::new(DUAL);
+    flannel.join();
+    let subnets = flannel.own_subnets();
+    let file = fs::read_to_string(&flannel.subnet_file).expect("a file");
+    for line in [
+        "FLANNEL_NETWORK=10.5.0.0/16".to_owned(),
+        "FLANNEL_IPV6_NETWORK=fd05::/48".into(),
+        format!("FLANNEL_SUBNET={}/24", first_of(&subnets[0], 1)),
+        format!("FLANNEL_IPV6_SUBNET={}1/64", subnets[1]),
     ] {
-        let netns = |netns: &str| format!("--net={netns}");
-        let mut child = start(command(&[
-            "nsenter",
-            &netns(server),
-            "--",
-            "python3",
-            "-c",
-            &script,
-        ]));
-        let fetch = format!(
-            "set -e; for i in $(seq 50); do nc -z {address} 8000 && break; sleep 0.2; done; \
-             d=$(mktemp -d); trap 'rm -rf $d' EXIT; \
-             curl -sS -m 60 -D $d/h -o $d/b http://{address}:8000/; \
-             grep -qi \"x-hash: $(sha256sum $d/b | cut -d' ' -f1)\" $d/h"
+        assert!(file.lines().any(|found| found == line), "{line} in {file}");
+    }
+    flannel.start_theirs_dual("10.5.34.0", "fd05:0:0:22::");
+    flannel.world.run("a", "on-a", "f");
+    let host = flannel.world.node("a");
+    let ours = [false, true].map(|v6| host.address("on-a", v6));
+    let (ours_netns, pod) = (host.namespace_of("on-a"), flannel.pod_netns());
+    let theirs = ["10.5.34.2", "fd05:0:0:22::2"];
+    for (nth, port) in [(0, 80), (1, 81)] {
+        eventually("the pod is reached", || {
+            flannel.world.pings("a", "on-a", theirs[nth])
+        });
+        talk(&pod, "pod", theirs[nth], port, &[ours_netns.clone()]);
+        talk(&ours_netns, "ours", &ours[nth], port, &[pod.clone()]);
+        // Nobody translates within the network.
+        let seen = netpath_tests::inside::ask_tcp(&ours_netns, theirs[nth], port);
+        let expected = format!("pod {port} {}", ours[nth]);
+        assert_eq!(seen.expect("an answer"), expected);
+    }
+    fetch(&pod, &ours_netns, theirs[1]);
+    fetch(&ours_netns, &pod, &ours[1]);
+    let rows = flannel.world.node("a").json(&["tunnels"]);
+    for vtep in ["192.0.2.2", "2001:db8:1::2"] {
+        let mut rows = rows.as_array().expect("rows").iter();
+        let row = rows.find(|row| row["vtep"] == vtep);
+        let counts = row.map(|row| {
+            (
+                row["sent_packets"].as_u64(),
+                row["received_packets"].as_u64(),
+            )
+        });
+        let (sent, received) = counts.expect("the tunnel");
+        assert!(
+            sent > Some(2) && received > Some(2),
+            "{vtep}: {sent:?}, {received:?}"
         );
-        let got = start(command(&[
-            "nsenter",
-            &netns(client),
-            "--",
-            "sh",
-            "-c",
-            &fetch,
-        ]));
-        let got = finish_within(got, std::time::Duration::from_secs(90));
-        let _ = child.kill();
-        let _ = child.wait();
-        got.ok();
     }
 }
 
 #[test]
 fn a_lost_lease_is_taken_again_and_a_lost_peer_is_forgotten() {
-    let mut flannel = Flannel::new();
+    let mut flannel = Flannel::new(CONFIG);
     flannel.join();
     flannel.start_theirs("10.5.34.0");
     flannel.world.run("a", "on-a", "f");
@@ -322,7 +426,7 @@ fn a_lost_lease_is_taken_again_and_a_lost_peer_is_forgotten() {
 
 #[test]
 fn what_flannel_does_not_want_is_refused_in_a_sentence() {
-    let mut flannel = Flannel::new();
+    let mut flannel = Flannel::new(CONFIG);
     let create = |flannel: &mut Flannel| {
         let file = format!("subnet_file={}", flannel.subnet_file);
         let create = ["network", "create", "-d", "flannel", "--opt", &file, "f"];

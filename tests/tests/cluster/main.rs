@@ -1,6 +1,7 @@
 //! Networks of several hosts, agreed on in a real etcd.
 
 mod claims;
+mod containers;
 mod flannel;
 mod networks;
 mod outages;

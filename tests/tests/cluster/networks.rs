@@ -105,6 +105,11 @@ fn a_network_that_a_node_uses_stays() {
             == Some(0)
     });
     world.run("b", "user", "blue");
+    let networks = world.node("b").json(&["network", "ls"]);
+    let mut networks = networks.as_array().expect("networks").iter();
+    let blue = networks.find(|network| network["name"] == "blue");
+    let device = blue.and_then(|network| network["device"].as_str());
+    let device = device.expect("its device").to_owned();
     let said = world
         .node("a")
         .netpath(&["network", "rm", "blue"])
@@ -117,7 +122,7 @@ fn a_network_that_a_node_uses_stays() {
     eventually("it is gone from the other node", || {
         let host = world.node("b");
         host.netpath(&["network", "inspect", "blue"]).code != Some(0)
-            && !host.host(&["ip", "link"]).ok().contains("np-br")
+            && !host.host(&["ip", "link"]).ok().contains(&device)
     });
 }
 

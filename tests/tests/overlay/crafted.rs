@@ -9,7 +9,7 @@ use netpath_tests::lab::hosts::{Hosts, SWITCH4, v4};
 use netpath_tests::packets::{self, L4, Sample};
 use netpath_tests::verify;
 
-use crate::{dropped, mac};
+use crate::{dropped, mac, set_up};
 
 const VNI: u32 = 90;
 /// MAC address of the container behind the test's VTEP.
@@ -36,35 +36,12 @@ fn scene() -> Scene {
     let mut hosts = Hosts::new(1);
     hosts.start_agents(&[0]);
     let lab = &hosts[0];
-    let create = [
-        "network",
-        "create",
-        "wide",
-        "-d",
-        "overlay",
-        "--opt",
-        "vni=90",
-        "--subnet",
-        "10.90.0.0/24",
-        "--subnet",
-        "fd90::/64",
-    ];
-    lab.netpath(&create).ok();
+    set_up::network(lab, ["10.90.0.0/24", "fd90::/64"], &["--opt", "vni=90"]);
     let options = ["--network", "wide", "--ip", "10.90.0.2", "--ip6", "fd90::2"];
     lab.run("box", &options, &["sleep", "600"]);
-    for ip in ["10.90.0.20", "fd90::20"] {
-        let mac = "02:00:00:00:90:20";
-        let add = [
-            "tunnel", "add", "wide", "--remote", SWITCH4, "--mac", mac, "--ip", ip,
-        ];
-        lab.netpath(&add).ok();
-    }
-    for subnet in ["10.91.0.0/24", "fd91::/64"] {
-        let mac = "02:00:00:00:90:01";
-        let add = ["tunnel", "add", "wide", "--remote", SWITCH4, "--mac", mac];
-        lab.netpath(&[&add[..], &["--subnet", subnet]].concat())
-            .ok();
-    }
+    let (neighbour, router) = ("02:00:00:00:90:20", "02:00:00:00:90:01");
+    set_up::neighbour(lab, SWITCH4, neighbour, ["10.90.0.20", "fd90::20"]);
+    set_up::router(lab, SWITCH4, Some(router), ["10.91.0.0/24", "fd91::/64"]);
     let box_mac = parse_mac(&mac(lab, "box"));
     let another = "192.0.2.253/24";
     hosts

@@ -3,10 +3,10 @@
 use netpath_tests::lab::hosts::{Hosts, v4, v6};
 use netpath_tests::lab::{Lab, eventually};
 
-use crate::{Place, mac, make_big, run_server, serve, vtep_mac};
+use crate::{Place, mac, make_big, run_server, serve, set_up, vtep_mac};
 
 /// MAC address of the container behind the kernel's bridge.
-const BOX_MAC: &str = "02:00:00:00:70:20";
+pub const BOX_MAC: &str = "02:00:00:00:70:20";
 
 /// Runs lines of `ip` on a host without netpath.
 fn ip(lab: &Lab, lines: &str) {
@@ -60,32 +60,12 @@ fn both_ways(hosts: &mut Hosts, kernel: &str, far: [&str; 2]) {
 fn a_node_as_flannel_makes_it() {
     let mut hosts = Hosts::new(2);
     hosts.start_agents(&[0]);
-    let create = [
-        "network",
-        "create",
-        "wide",
-        "-d",
-        "overlay",
-        "--opt",
-        "vni=1",
-        "--opt",
-        "port=8472",
-        "--subnet",
-        "10.60.1.0/24",
-        "--subnet",
-        "fd60:1::/64",
-    ];
-    hosts[0].netpath(&create).ok();
+    let options = ["--opt", "vni=1", "--opt", "port=8472"];
+    set_up::network(&hosts[0], ["10.60.1.0/24", "fd60:1::/64"], &options);
     let (our_mac, their_mac) = (vtep_mac(&hosts[0], 8472), "02:00:00:00:60:02");
     let (us, them) = (v4(0), v4(1));
-    for subnet in ["10.60.2.0/24", "fd60:2::/64"] {
-        let add = [
-            "tunnel", "add", "wide", "--remote", &them, "--mac", their_mac,
-        ];
-        hosts[0]
-            .netpath(&[&add[..], &["--subnet", subnet]].concat())
-            .ok();
-    }
+    let subnets = ["10.60.2.0/24", "fd60:2::/64"];
+    set_up::router(&hosts[0], &them, Some(their_mac), subnets);
     let lab = hosts.lab(1);
     ip(
         lab,
@@ -144,30 +124,16 @@ fn a_node_as_flannel_makes_it() {
 fn bridge(underlay_v6: bool) {
     let mut hosts = Hosts::new(2);
     hosts.start_agents(&[0]);
-    let create = [
-        "network",
-        "create",
-        "wide",
-        "-d",
-        "overlay",
-        "--opt",
-        "vni=42",
-        "--subnet",
-        "10.70.0.0/24",
-        "--subnet",
-        "fd70::/64",
-    ];
-    hosts[0].netpath(&create).ok();
+    let options = ["--opt", "vni=42"];
+    set_up::network(&hosts[0], ["10.70.0.0/24", "fd70::/64"], &options);
     let (us, them) = if underlay_v6 {
         (v6(0), v6(1))
     } else {
         (v4(0), v4(1))
     };
     let mtu = if underlay_v6 { 1430 } else { 1450 };
-    for ip in ["10.70.0.200", "fd70::200"] {
-        let add = ["tunnel", "add", "wide", "--remote", &them, "--mac", BOX_MAC];
-        hosts[0].netpath(&[&add[..], &["--ip", ip]].concat()).ok();
-    }
+    let addresses = ["10.70.0.200", "fd70::200"];
+    set_up::neighbour(&hosts[0], &them, BOX_MAC, addresses);
     let lab = hosts.lab(1);
     ip(
         lab,
@@ -184,7 +150,7 @@ fn bridge(underlay_v6: bool) {
     ];
     lab.host(&flood).ok();
     let name = kernel_container(lab, "br0", ["10.70.0.200/24", "fd70::200/64"], mtu);
-    both_ways(&mut hosts, &name, ["10.70.0.200", "fd70::200"]);
+    both_ways(&mut hosts, &name, addresses);
     let neighbours = Place::Namespace(&name).run(&["ip", "neigh"]).ok();
     assert!(
         neighbours.contains(&mac(&hosts[0], "server")),

@@ -6,29 +6,14 @@ use netpath_tests::command::{finish, start};
 use netpath_tests::lab::eventually;
 use netpath_tests::lab::hosts::{Hosts, v4};
 
-use crate::Place;
+use crate::{Place, set_up};
 
 /// Two hosts with a container each, on one network.
 fn pair() -> Hosts {
     let mut hosts = Hosts::new(2);
-    hosts.start_agents(&[0, 1]);
-    for nth in [0usize, 1] {
-        let (here, there) = (nth + 1, 2 - nth);
-        let subnet = format!("10.54.{here}.0/24");
-        let lab = &hosts[nth];
-        let create = [
-            "network", "create", "-d", "overlay", "wide", "--subnet", &subnet,
-        ];
-        lab.netpath(&create).ok();
-        let (remote, subnet) = (
-            v4(u8::try_from(1 - nth).unwrap()),
-            format!("10.54.{there}.0/24"),
-        );
-        let add = [
-            "tunnel", "add", "wide", "--remote", &remote, "--subnet", &subnet,
-        ];
-        lab.netpath(&add).ok();
-        lab.run("box", &["--network", "wide"], &["sleep", "600"]);
+    set_up::route(&mut hosts, 54, false, &[]);
+    for nth in [0, 1] {
+        hosts[nth].run("box", &["--network", "wide"], &["sleep", "600"]);
     }
     Place::Container(&hosts[0], "box").pings(&hosts[1].address("box", false));
     hosts

@@ -7,13 +7,14 @@ mod lifecycle;
 mod netpaths;
 mod openvswitch;
 mod passing;
+mod set_up;
 mod sizes;
 mod wire;
 
 use std::path::Path;
 use std::process::Command;
 
-use netpath_tests::command::{Ran, eventually, finish_within, run, start};
+use netpath_tests::command::{Ran, eventually, eventually_within, finish_within, run, start};
 use netpath_tests::lab::Lab;
 use std::time::Duration;
 
@@ -61,7 +62,8 @@ impl Place<'_> {
         for extra in [&["-R"][..], &["-u", "-b", "20M", "-l", "1000"], &[]] {
             let args = ["iperf3", "-J", "-t", "1", "-c", address];
             let mut said = String::new();
-            eventually("iperf3 runs", || {
+            // A switch in user space may be slow beside other tests.
+            eventually_within(PATIENCE, "iperf3 runs", || {
                 let ran = self.run(&[&args[..], extra].concat());
                 said = ran.stdout;
                 ran.code == Some(0)

@@ -2,30 +2,13 @@
 
 use netpath_tests::lab::hosts::{Hosts, SWITCH4, SWITCH6, v4, v6};
 
+use crate::set_up::{self, WIDE};
 use crate::{Place, mac, make_big, run_server};
 
 /// Two hosts, each with a subnet of its own, each the other's router.
 fn routed(underlay_v6: bool) -> Hosts {
     let mut hosts = Hosts::new(2);
-    hosts.start_agents(&[0, 1]);
-    for nth in [0usize, 1] {
-        let (here, there) = (nth + 1, 2 - nth);
-        let far = u8::try_from(1 - nth).unwrap();
-        let remote = if underlay_v6 { v6(far) } else { v4(far) };
-        let lab = &hosts[nth];
-        let subnets = [format!("10.50.{here}.0/24"), format!("fd50:{here}::/64")];
-        let create = [
-            "network", "create", "wide", "-d", "overlay", "--opt", "vni=77",
-        ];
-        let subnets = ["--subnet", &subnets[0], "--subnet", &subnets[1]];
-        lab.netpath(&[&create[..], &subnets].concat()).ok();
-        for subnet in [format!("10.50.{there}.0/24"), format!("fd50:{there}::/64")] {
-            let add = [
-                "tunnel", "add", "wide", "--remote", &remote, "--subnet", &subnet,
-            ];
-            lab.netpath(&add).ok();
-        }
-    }
+    set_up::route(&mut hosts, 50, underlay_v6, &["--opt", "vni=77"]);
     hosts
 }
 
@@ -96,24 +79,18 @@ fn one_subnet_on_two_hosts() {
     hosts.start_agents(&[0, 1]);
     let addresses = [("10.51.0.10", "fd51::10"), ("10.51.0.20", "fd51::20")];
     for (nth, (ip4, ip6)) in addresses.iter().enumerate() {
-        let create = [
-            "network", "create", "flat", "-d", "overlay", "--opt", "vni=51",
-        ];
-        let subnets = ["--subnet", "10.51.0.0/24", "--subnet", "fd51::/64"];
-        hosts[nth].netpath(&[&create[..], &subnets].concat()).ok();
-        let options = ["--network", "flat", "--ip", ip4, "--ip6", ip6];
+        set_up::network(
+            &hosts[nth],
+            ["10.51.0.0/24", "fd51::/64"],
+            &["--opt", "vni=51"],
+        );
+        let options = ["--network", WIDE, "--ip", ip4, "--ip6", ip6];
         hosts[nth].run("box", &options, &["sleep", "600"]);
     }
-    for (nth, (ip4, ip6)) in addresses.iter().enumerate() {
-        let other = 1 - nth;
-        let far = v4(u8::try_from(nth).unwrap());
-        let mac = mac(&hosts[nth], "box");
-        for ip in [ip4, ip6] {
-            let add = [
-                "tunnel", "add", "flat", "--remote", &far, "--mac", &mac, "--ip", ip,
-            ];
-            hosts[other].netpath(&add).ok();
-        }
+    for (nth, far) in [(0, 1u8), (1, 0)] {
+        let (ip4, ip6) = addresses[usize::from(far)];
+        let mac = mac(&hosts[far.into()], "box");
+        set_up::neighbour(&hosts[nth], &v4(far), &mac, [ip4, ip6]);
     }
     for nth in [0, 1] {
         let (ip4, ip6) = addresses[1 - nth];
@@ -131,7 +108,7 @@ fn one_subnet_on_two_hosts() {
             "--name",
             "thief",
             "--network",
-            "flat",
+            WIDE,
             "--ip",
             ip4,
             "--",

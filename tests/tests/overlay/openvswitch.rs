@@ -7,8 +7,8 @@ use netpath_tests::command::{Ran, eventually, run};
 use netpath_tests::lab::hosts::{Hosts, v4};
 use netpath_tests::lab::{Lab, UPLINK};
 
-use crate::kernel::kernel_container;
-use crate::{Place, in_namespace, make_big, run_server, serve};
+use crate::kernel::{BOX_MAC, kernel_container};
+use crate::{Place, in_namespace, make_big, run_server, serve, set_up};
 
 /// Open vSwitch on a host, with folders of its own.
 struct Switch {
@@ -65,28 +65,11 @@ impl Switch {
 fn open_vswitch_is_a_neighbour() {
     let mut hosts = Hosts::new(2);
     hosts.start_agents(&[0]);
-    let create = [
-        "network",
-        "create",
-        "wide",
-        "-d",
-        "overlay",
-        "--opt",
-        "vni=88",
-        "--subnet",
-        "10.88.8.0/24",
-        "--subnet",
-        "fd88:8::/64",
-    ];
-    hosts[0].netpath(&create).ok();
+    let options = ["--opt", "vni=88"];
+    set_up::network(&hosts[0], ["10.88.8.0/24", "fd88:8::/64"], &options);
     let (us, them) = (v4(0), v4(1));
-    for ip in ["10.88.8.200", "fd88:8::200"] {
-        let mac = "02:00:00:00:70:20";
-        let add = [
-            "tunnel", "add", "wide", "--remote", &them, "--mac", mac, "--ip", ip,
-        ];
-        hosts[0].netpath(&add).ok();
-    }
+    let addresses = ["10.88.8.200", "fd88:8::200"];
+    set_up::neighbour(&hosts[0], &them, BOX_MAC, addresses);
     // Its packet sockets want frames as they are on a wire.
     let off = [
         "ethtool", "-K", UPLINK, "tx", "off", "tso", "off", "gso", "off",
@@ -149,7 +132,7 @@ fn open_vswitch_is_a_neighbour() {
     hosts[0].run("client", &["--network", "wide"], &["sleep", "600"]);
     let ours = Place::Container(&hosts[0], "client");
     let theirs = Place::Namespace(&name);
-    for (family_v6, far) in [(false, "10.88.8.200"), (true, "fd88:8::200")] {
+    for (family_v6, far) in [(false, addresses[0]), (true, addresses[1])] {
         ours.talks_to(far, &sum);
         theirs.talks_to(&hosts[0].address("server", family_v6), &sum);
     }

@@ -1,39 +1,15 @@
 //! How large packets may be, and what is said to those that are larger.
 
 use netpath_tests::lab::eventually;
-use netpath_tests::lab::hosts::{Hosts, v4, v6};
+use netpath_tests::lab::hosts::Hosts;
 
-use crate::{Place, make_big, run_server};
+use crate::{Place, make_big, run_server, set_up};
 
 /// Two hosts whose tunnels go by IPv4, or by IPv6, which leaves less room.
 pub fn hosts(underlay_v6: bool, mtu: &str) -> Hosts {
     let mut hosts = Hosts::new(2);
     hosts.set_mtu(mtu);
-    hosts.start_agents(&[0, 1]);
-    for nth in [0usize, 1] {
-        let (here, there) = (nth + 1, 2 - nth);
-        let far = u8::try_from(1 - nth).unwrap();
-        let remote = if underlay_v6 { v6(far) } else { v4(far) };
-        let subnets = [format!("10.52.{here}.0/24"), format!("fd52:{here}::/64")];
-        let create = [
-            "network",
-            "create",
-            "-d",
-            "overlay",
-            "wide",
-            "--subnet",
-            &subnets[0],
-        ];
-        let lab = &hosts[nth];
-        lab.netpath(&[&create[..], &["--subnet", &subnets[1]]].concat())
-            .ok();
-        for subnet in [format!("10.52.{there}.0/24"), format!("fd52:{there}::/64")] {
-            let add = [
-                "tunnel", "add", "wide", "--remote", &remote, "--subnet", &subnet,
-            ];
-            lab.netpath(&add).ok();
-        }
-    }
+    set_up::route(&mut hosts, 52, underlay_v6, &[]);
     hosts
 }
 

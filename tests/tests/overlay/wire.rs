@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use netpath_tests::command::{run, start};
 use netpath_tests::lab::UPLINK;
-use netpath_tests::lab::hosts::{Hosts, port, v4, v6};
+use netpath_tests::lab::hosts::{Hosts, port};
 
-use crate::{Place, run_server};
+use crate::{Place, run_server, set_up};
 
 /// The fields that tshark tells of each frame: statuses of all checksums (1 is good, 2 is not
 /// checked, 0 is bad), and what it has to complain about.
@@ -30,31 +30,7 @@ fn judged(underlay_v6: bool) {
         let command = ["ethtool", "-K", UPLINK];
         hosts[nth].host(&[&command[..], &off].concat()).ok();
     }
-    hosts.start_agents(&[0, 1]);
-    for nth in [0usize, 1] {
-        let (here, there) = (nth + 1, 2 - nth);
-        let far = u8::try_from(1 - nth).unwrap();
-        let remote = if underlay_v6 { v6(far) } else { v4(far) };
-        let subnets = [format!("10.53.{here}.0/24"), format!("fd53:{here}::/64")];
-        let create = [
-            "network",
-            "create",
-            "-d",
-            "overlay",
-            "wide",
-            "--subnet",
-            &subnets[0],
-        ];
-        let lab = &hosts[nth];
-        let mtu = ["--subnet", &subnets[1], "--mtu", "1430"];
-        lab.netpath(&[&create[..], &mtu].concat()).ok();
-        for subnet in [format!("10.53.{there}.0/24"), format!("fd53:{there}::/64")] {
-            let add = [
-                "tunnel", "add", "wide", "--remote", &remote, "--subnet", &subnet,
-            ];
-            lab.netpath(&add).ok();
-        }
-    }
+    set_up::route(&mut hosts, 53, underlay_v6, &["--mtu", "1430"]);
     let folder = hosts[0].dir().to_path_buf();
     let small = folder.join("big");
     std::fs::write(&small, vec![7; 300_000]).unwrap();

@@ -56,6 +56,9 @@ pub struct Status {
     /// What is adopted of Docker.
     #[serde(default)]
     pub adopted: Adopted,
+    /// The cluster that it is a node of.
+    #[serde(default)]
+    pub cluster: Option<ClusterStatus>,
 }
 
 /// An uplink.
