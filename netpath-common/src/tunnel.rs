@@ -51,6 +51,32 @@ pub struct Underlay {
     pub asked: u32,
 }
 
+/// Places of map `bulk`, a power of two: when an aggregate came last by a flow of the underlay,
+/// in ticks of 2^20 ns.
+///
+/// Aggregates take the way by the VXLAN device, where they wait for their turn; a single packet
+/// on the short way would overtake those of its own connection.
+pub const BULK_PLACES: u32 = 4096;
+
+/// How many ticks after an aggregate packets of the same flow go by the device as well: a few of
+/// the coarse clock's, so that all that went there before has left it.
+const BULK_TICKS: u32 = 16;
+
+/// The place of a flow in map `bulk`. Encapsulating hosts choose the source port by the inner
+/// flow (RFC 7348, section 5), so nothing else need be known of it. Flows that meet at one place
+/// are merely slower.
+#[inline(always)]
+pub const fn bulk_place(src: &Addr, src_port: u16) -> u32 {
+    let [.., last] = src.quads();
+    (u32::from_be(last) ^ src_port as u32) & (BULK_PLACES - 1)
+}
+
+/// Whether an aggregate that came at tick `last` may be under way still.
+#[inline(always)]
+pub const fn may_overtake(last: u32, now: u32) -> bool {
+    now.wrapping_sub(last) < BULK_TICKS
+}
+
 /// Bit of [`Tunnel::flags`]: the other host is a router for the subnet behind it, so that frames
 /// get its MAC address and lose time to live. Otherwise the other end is a neighbour on the
 /// same link.

@@ -13,10 +13,17 @@ use aya_ebpf::bindings::{
     BPF_F_ADJ_ROOM_FIXED_GSO,
 };
 use aya_ebpf::helpers::generated::bpf_skb_adjust_room;
+use netpath_common::packet::Packet;
+use netpath_common::tunnel::{bulk_place, may_overtake};
 use network_types::ip::IpProto;
 
 use crate::kernel::Kernel;
 use crate::maps;
+
+/// Place in map `aggregates`: which of the following states the host is in.
+const STATE: u32 = 0;
+/// Place in map `aggregates`: 1 if aggregates went to the device.
+const DEVICE: u32 = 1;
 
 /// No aggregate was taken out of a tunnel by our own hand yet.
 const NONE: u32 = 0;
@@ -38,18 +45,47 @@ pub fn may_unwrap(kernel: &Kernel<'_>, inner: u8) -> bool {
     if inner != IpProto::Tcp as u8 {
         return false;
     }
-    match state() {
-        NONE => set_state(SOME),
+    match get(STATE) {
+        NONE => set(STATE, SOME),
         SOME => {}
         _ => return false,
     }
     true
 }
 
+/// Notes an aggregate that goes to the device, given its outer headers.
+///
+/// There it waits for its turn: a packet on the short way would overtake those of its own
+/// connection, see [`must_wait`].
+#[inline(always)]
+pub fn note(kernel: &Kernel<'_>, outer: &Packet) {
+    if kernel.gso_size() == 0 {
+        return;
+    }
+    let place = bulk_place(&outer.tuple.src, outer.tuple.src_port);
+    if let Some(last) = maps::BULK.get_ptr_mut(place) {
+        // SAFETY: array values live as long as the map; it is one word.
+        unsafe { *last = kernel.ticks() };
+        set(DEVICE, 1);
+    }
+}
+
+/// Whether a packet from another host might overtake an aggregate of its flow on the short way.
+#[inline(always)]
+pub fn must_wait(kernel: &Kernel<'_>, outer: &Packet) -> bool {
+    if get(DEVICE) == 0 {
+        return false;
+    }
+    let place = bulk_place(&outer.tuple.src, outer.tuple.src_port);
+    // SAFETY: array values live as long as the map; it is one word.
+    let last = maps::BULK.get_ptr(place).map(|last| unsafe { *last });
+    last.is_some_and(|last| may_overtake(last, kernel.ticks()))
+}
+
 /// Whether a packet may leave the host by a card.
 #[inline(always)]
 pub fn may_leave(kernel: &Kernel<'_>) -> bool {
-    kernel.gso_size() == 0 || state() == NONE || !is_encapsulated(kernel)
+    kernel.gso_size() == 0 || get(STATE) == NONE || !is_encapsulated(kernel)
 }
 
 /// Whether the kernel takes the packet for an encapsulated one. No field tells it; but the kernel
@@ -67,25 +103,25 @@ fn is_encapsulated(kernel: &Kernel<'_>) -> bool {
     let refused = unsafe { bpf_skb_adjust_room(skb, ROOM, BPF_ADJ_ROOM_MAC, FLAGS) };
     let encapsulated = refused == ALREADY;
     if encapsulated {
-        set_state(PASSED_ON);
+        set(STATE, PASSED_ON);
     }
     encapsulated
 }
 
-/// One of the constants above, for the whole host.
+/// A word of the host's, 0 until it is set.
 #[inline(always)]
-fn state() -> u32 {
+fn get(place: u32) -> u32 {
     // SAFETY: array values live as long as the map; it is one word.
     maps::AGGREGATES
-        .get_ptr(0)
-        .map_or(NONE, |state| unsafe { *state })
+        .get_ptr(place)
+        .map_or(0, |word| unsafe { *word })
 }
 
 /// Two CPUs may do it at once: what is lost is done again at the next packet.
 #[inline(always)]
-fn set_state(to: u32) {
-    if let Some(state) = maps::AGGREGATES.get_ptr_mut(0) {
+fn set(place: u32, to: u32) {
+    if let Some(word) = maps::AGGREGATES.get_ptr_mut(place) {
         // SAFETY: as above.
-        unsafe { *state = to };
+        unsafe { *word = to };
     }
 }

@@ -2,7 +2,8 @@
 //! packets for which it is as right and faster.
 //!
 //! Out of a container that is every packet to a host that is reached by IPv4. Back it is single packets
-//! and aggregates of TCP, as far as [`aggregate`] allows. Everything unusual is the device's.
+//! and aggregates of TCP, as far as [`aggregate`] allows. Everything unusual is the device's, and so is
+//! what follows an aggregate that went there, for a while, in order not to overtake it.
 
 use core::mem::offset_of;
 use core::ptr;
@@ -19,7 +20,7 @@ use netpath_common::checksum::fold;
 use netpath_common::env::{Env as _, Route, Table as _};
 use netpath_common::packet::{Fragment, Frame as _, IP_MAX, L3, Packet};
 use netpath_common::reason::DropReason;
-use netpath_common::tunnel::{OVERHEAD_V4, Tunnel, Underlay, VtepKey};
+use netpath_common::tunnel::{OVERHEAD_V4, Tunnel, Underlay, Vtep, VtepKey};
 use netpath_common::tuple::Proto;
 use network_types::eth::EthHdr;
 use network_types::ip::Ipv4Hdr;
@@ -28,7 +29,7 @@ use network_types::udp::UdpHdr;
 use crate::action::{self, ETH_IPV4, ETH_IPV6};
 use crate::frame::Linear;
 use crate::kernel::Kernel;
-use crate::{aggregate, maps, route};
+use crate::{aggregate, maps, overlay, route};
 
 /// Bytes of outer headers behind the outer Ethernet header.
 const OUTER: usize = OVERHEAD_V4 as usize;
@@ -203,7 +204,7 @@ fn ask(kernel: &Kernel<'_>, tunnel: &Tunnel, way: &mut Underlay) -> bool {
 }
 
 /// Takes the outer headers off a packet from another host, given what was parsed of them. Who
-/// sent it, or `None`: nothing was done, the device has to.
+/// sent it and what is known of that host, or `None`: nothing was done, the device has to.
 ///
 /// # Errors
 /// [`DropReason::RewriteFailed`] if the kernel refuses what it began.
@@ -212,7 +213,7 @@ pub fn unwrap(
     kernel: &Kernel<'_>,
     outer: &Packet,
     ifindex: u32,
-) -> Result<Option<VtepKey>, DropReason> {
+) -> Result<Option<(VtepKey, &'static Vtep)>, DropReason> {
     let linear = Linear::of(kernel.ctx, (INNER + EthHdr::LEN + Ipv4Hdr::LEN) as u32);
     let usual = outer.tuple.src.is_v4()
         && usize::from(outer.l4) == UDP
@@ -237,7 +238,7 @@ pub fn unwrap(
         ETH_IPV6 => (BPF_F_ADJ_ROOM_DECAP_L3_IPV6, ip[1].to_ne_bytes()[2]),
         _ => return Ok(None),
     };
-    if !aggregate::may_unwrap(kernel, proto) {
+    if aggregate::must_wait(kernel, outer) || !aggregate::may_unwrap(kernel, proto) {
         return Ok(None);
     }
     let key = VtepKey {
@@ -246,7 +247,10 @@ pub fn unwrap(
         ifindex,
     };
     // Strangers are the device's business as well, and the packet may be for somebody else.
-    if maps::VTEPS.get_ptr(key).is_none() || !kernel.host_addrs().contains(&outer.tuple.dst) {
+    let Some(vtep) = overlay::known(&key) else {
+        return Ok(None);
+    };
+    if !kernel.host_addrs().contains(&outer.tuple.dst) {
         return Ok(None);
     }
     let flags = u64::from(family) | u64::from(BPF_F_ADJ_ROOM_FIXED_GSO);
@@ -261,5 +265,5 @@ pub fn unwrap(
     Linear::of(kernel.ctx, 0)
         .store(offset_of!(EthHdr, dst_addr), inner)
         .ok_or(DropReason::RewriteFailed)?;
-    Ok(Some(key))
+    Ok(Some((key, vtep)))
 }

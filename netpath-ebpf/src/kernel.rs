@@ -80,6 +80,13 @@ impl<'a> Kernel<'a> {
         unsafe { (*self.ctx.skb.skb).gso_size }
     }
 
+    /// The coarse clock in ticks of 2^20 ns.
+    #[inline(always)]
+    pub fn ticks(&self) -> u32 {
+        // SAFETY: a helper without arguments.
+        (unsafe { bpf_ktime_get_coarse_ns() } >> 20) as u32
+    }
+
     /// Room for what is learnt of the packet, off the stack.
     ///
     /// # Errors

@@ -26,7 +26,8 @@ use netpath_common::port::{PortKey, PortTarget};
 use netpath_common::search::Searches;
 use netpath_common::socket::{Dialled, Resolver, SocketPeer};
 use netpath_common::tunnel::{
-    MAX_REMOTES, MAX_TUNNELS, MAX_VTEPS, Prefix, Tunnel, Underlay, Vni, Vtep, VtepCounts, VtepKey,
+    BULK_PLACES, MAX_REMOTES, MAX_TUNNELS, MAX_VTEPS, Prefix, Tunnel, Underlay, Vni, Vtep,
+    VtepCounts, VtepKey,
 };
 use netpath_common::tuple::{MAX_KERNEL_FLOWS, Tuple};
 use netpath_common::underlay::{Card, CardAddr, CardMac, MAX_CARDS, SegmentPlace};
@@ -114,7 +115,11 @@ pub static UNDERLAY: Array<Underlay, { MAX_VTEPS as usize }> = Array::new();
 
 /// What is known of aggregates out of tunnels, see `aggregate.rs`.
 #[btf_map(name = "aggregates")]
-pub static AGGREGATES: Array<u32, 1> = Array::new();
+pub static AGGREGATES: Array<u32, 2> = Array::new();
+
+/// When an aggregate came last by a flow of the underlay.
+#[btf_map(name = "bulk")]
+pub static BULK: Array<u32, { BULK_PLACES as usize }> = Array::new();
 
 /// Connections of adopted networks whose translation is the kernel's.
 #[btf_map(name = "kernel_flows")]

@@ -26,7 +26,7 @@ use network_types::udp::UdpHdr;
 use crate::action::{self, ETH_ARP, ETH_IPV6, Outcome};
 use crate::frame::Linear;
 use crate::kernel::Kernel;
-use crate::{direct, maps, neighbour, rewrite, too_big};
+use crate::{aggregate, direct, maps, neighbour, rewrite, too_big};
 
 /// Time to live of the outer packet.
 const OUTER_TTL: u8 = 64;
@@ -40,7 +40,8 @@ const TCP_OFFSET: usize = 12;
 #[inline(always)]
 pub fn run(kernel: &Kernel<'_>) -> Result<Outcome, DropReason> {
     let key = sender(kernel)?;
-    arrived(kernel, key)
+    let vtep = known(&key).ok_or_else(|| stranger(&key))?;
+    arrived(kernel, &key, vtep)
 }
 
 /// The uplink hook, with a datagram for a port of tunnels that `np_uplink` has parsed.
@@ -55,21 +56,21 @@ pub fn unwrap(ctx: &TcContext) -> i32 {
     let outer = unsafe { &*outer };
     let device = action::overlay_device(&kernel, outer);
     match direct::unwrap(&kernel, outer, device) {
-        Ok(None) => action::finish(&at_uplink, Ok(Outcome::Pass)),
-        Ok(Some(key)) => action::finish(&kernel, arrived(&kernel, key)),
+        Ok(None) => {
+            aggregate::note(&kernel, outer);
+            action::finish(&at_uplink, Ok(Outcome::Pass))
+        }
+        Ok(Some((key, vtep))) => action::finish(&kernel, arrived(&kernel, &key, vtep)),
         Err(reason) => action::finish(&kernel, Err(reason)),
     }
 }
 
 /// What another host has sent, without the outer headers.
 #[inline(always)]
-fn arrived(kernel: &Kernel<'_>, key: VtepKey) -> Result<Outcome, DropReason> {
-    let vtep = maps::VTEPS.get_ptr(key).ok_or_else(|| stranger(&key))?;
-    // SAFETY: map values stay allocated while the program runs.
-    let vtep: &Vtep = unsafe { &*vtep };
+fn arrived(kernel: &Kernel<'_>, key: &VtepKey, vtep: &Vtep) -> Result<Outcome, DropReason> {
     let (ether_type, linear) = action::open(kernel)?;
     let outcome = if ether_type == ETH_ARP {
-        action::answered(neighbour::answer_arp_of(kernel, vtep, &key))?
+        action::answered(neighbour::answer_arp_of(kernel, vtep, key))?
     } else {
         let packet = kernel.packet(vtep.network)?;
         action::parse(packet, &linear, ether_type)?;
@@ -77,7 +78,7 @@ fn arrived(kernel: &Kernel<'_>, key: VtepKey) -> Result<Outcome, DropReason> {
             && ether_type == ETH_IPV6
             && let Some(kind) = neighbour::discovery(&linear, packet)?
         {
-            let failure = neighbour::handle_discovery_of(kernel, vtep, &key, packet, kind);
+            let failure = neighbour::handle_discovery_of(kernel, vtep, key, packet, kind);
             action::answered(failure)?
         } else {
             enter(kernel, packet, vtep, &linear)?
@@ -86,6 +87,13 @@ fn arrived(kernel: &Kernel<'_>, key: VtepKey) -> Result<Outcome, DropReason> {
     let len = kernel.ctx.len();
     count(vtep.place, |counts| counts.received.add(len));
     Ok(outcome)
+}
+
+/// What is known of a VTEP.
+#[inline(always)]
+pub fn known(key: &VtepKey) -> Option<&'static Vtep> {
+    // SAFETY: map values stay allocated while the program runs.
+    maps::VTEPS.get_ptr(key).map(|vtep| unsafe { &*vtep })
 }
 
 /// Why a packet of an unknown VTEP is dropped.

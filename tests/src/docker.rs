@@ -235,13 +235,6 @@ impl Docker {
         self.run(&all)
     }
 
-    /// File of a container's network namespace, for whoever is outside.
-    #[track_caller]
-    pub fn netns_of(&self, name: &str) -> String {
-        let file = self.inspect("{{.NetworkSettings.SandboxKey}}", name);
-        format!("/proc/{}/root{file}", self.init)
-    }
-
     /// What `docker inspect` prints of something.
     #[track_caller]
     pub fn inspect(&self, format: &str, name: &str) -> String {

@@ -383,6 +383,12 @@ impl Host {
 
     /// Runs a hook's program on a frame and checks nothing.
     pub fn run_raw(&mut self, at: At, frame: &[u8]) -> (Action, Vec<u8>) {
+        self.run_aggregate(at, frame, 0)
+    }
+
+    /// As [`Self::run_raw`], of a frame that is to be cut into segments with that many bytes each
+    /// if it is not 0.
+    pub fn run_aggregate(&mut self, at: At, frame: &[u8], segment: u32) -> (Action, Vec<u8>) {
         let (ifindex, ingress) = match at {
             At::Xdp => return self.run_xdp(frame),
             At::Container(i) | At::Beyond(i) => (self.veths[i], self.veths[i]),
@@ -394,9 +400,11 @@ impl Host {
             At::Card(ifindex) => (ifindex, ifindex),
         };
         let mut context = [0u8; 192];
-        // `ingress_ifindex` and `ifindex` of struct __sk_buff (include/uapi/linux/bpf.h).
+        // `ingress_ifindex`, `ifindex` and `gso_size` of struct __sk_buff
+        // (include/uapi/linux/bpf.h).
         context[36..40].copy_from_slice(&ingress.to_ne_bytes());
         context[40..44].copy_from_slice(&ifindex.to_ne_bytes());
+        context[176..180].copy_from_slice(&segment.to_ne_bytes());
         let mut out = vec![0; frame.len() + 64];
         let program = self
             .datapath

@@ -7,7 +7,7 @@ use netpath_common::overlay::{self, Inward};
 use netpath_common::packet::Packet;
 use netpath_common::policy::{ICC_OFF, INTERNAL, OVERLAY};
 use netpath_common::reason::DropReason;
-use netpath_common::tunnel::{ROUTED, Tunnel, Vtep};
+use netpath_common::tunnel::{BULK_PLACES, ROUTED, Tunnel, Vtep, bulk_place, may_overtake};
 
 use crate::model::{FAMILIES, GATEWAY, Model, Outcome, V4, VETH_A, VETH_B, VETH_RED, parse};
 use crate::packets::{L4, Sample, ip};
@@ -287,4 +287,21 @@ fn the_host_leaves_by_the_same_tunnels() {
         let sent = overlay::leave_host(&model, &packet_to(family.nobody));
         assert_eq!(sent, Err(DropReason::NoSuchNeighbour));
     }
+}
+
+#[test]
+fn what_follows_an_aggregate_waits_for_it() {
+    for (last, now, waits) in [
+        (100, 100, true),
+        (100, 115, true),
+        (100, 116, false),
+        (100, 99, false),
+        (u32::MAX, 3, true),
+    ] {
+        assert_eq!(may_overtake(last, now), waits, "{last} {now}");
+    }
+    let flows = (32_768..=u16::MAX).map(|port| bulk_place(&Addr::v4([192, 0, 2, 2]), port));
+    let places: std::collections::BTreeSet<u32> = flows.collect();
+    assert!(places.iter().all(|place| *place < BULK_PLACES));
+    assert_eq!(places.len() as u32, BULK_PLACES, "all places are used");
 }

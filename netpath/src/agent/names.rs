@@ -93,16 +93,14 @@ impl Agent {
         let told = blocking(|| {
             let mut known = self.names.lock();
             let before = known.remotes.insert(network.id, clients.clone());
-            let before = before.unwrap_or_default();
-            let gone = before
-                .iter()
-                .filter(|old| clients.iter().all(|client| client.name != old.name))
-                .map(|old| old.name.clone())
-                .collect();
-            let put = clients
+            let mut before: HashMap<String, Client> = before
+                .unwrap_or_default()
                 .into_iter()
-                .filter(|client| !before.contains(client));
-            let put: Vec<Client> = put.collect();
+                .map(|client| (client.name.clone(), client))
+                .collect();
+            let is_new = |client: &Client| before.remove(&client.name).as_ref() != Some(client);
+            let put: Vec<Client> = clients.into_iter().filter(is_new).collect();
+            let gone = before.into_keys().collect();
             match known.link {
                 // Whoever is told of next is told of these as well.
                 None => Ok(()),

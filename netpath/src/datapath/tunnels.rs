@@ -159,6 +159,7 @@ impl Datapath {
     /// If the host knows too many VTEPs, or a map is full.
     pub fn set_tunnels(&mut self, spec: &OverlaySpec, exact: bool) -> Result<()> {
         let mut vteps = HashMap::new();
+        let mut free = self.free_places().into_iter();
         for tunnel in &spec.tunnels {
             let key = vtep_key(tunnel);
             if let Some(other) = self.tunnels.vteps.get(&key)
@@ -171,7 +172,12 @@ impl Datapath {
                 );
             }
             if !vteps.contains_key(&key) {
-                let place = self.vtep_place(&key, &vteps)?;
+                let place = match self.tunnels.vteps.get(&key) {
+                    Some(known) => known.place,
+                    None => free
+                        .next()
+                        .with_context(|| format!("this host knows {MAX_VTEPS} VTEPs already"))?,
+                };
                 vteps.insert(key, vtep_record(spec, place));
             }
         }
@@ -308,17 +314,12 @@ impl Datapath {
         Ok(())
     }
 
-    /// The place of a VTEP in the counters: its own, or one that is free.
-    fn vtep_place(&self, key: &VtepKey, planned: &HashMap<VtepKey, Vtep>) -> Result<u32> {
-        if let Some(known) = self.tunnels.vteps.get(key) {
-            return Ok(known.place);
-        }
-        let all = self.tunnels.vteps.values().chain(planned.values());
-        let taken: HashSet<u32> = all.map(|vtep| vtep.place).collect();
-        match (0..MAX_VTEPS).find(|place| !taken.contains(place)) {
-            Some(place) => Ok(place),
-            None => bail!("this host knows {MAX_VTEPS} VTEPs already"),
-        }
+    /// Places in the counters that no VTEP has, the lowest first.
+    fn free_places(&self) -> Vec<u32> {
+        let taken: HashSet<u32> = self.tunnels.vteps.values().map(|v| v.place).collect();
+        (0..MAX_VTEPS)
+            .filter(|place| !taken.contains(place))
+            .collect()
     }
 
     /// All VTEPs with what went there and came from there.

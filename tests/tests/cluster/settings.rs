@@ -42,6 +42,30 @@ fn two_hosts_cannot_have_one_name() {
 }
 
 #[test]
+fn status_tells_of_the_cluster() {
+    let mut world = World::new(1, &["--cluster-lease", "7"]);
+    let host = world.node("a");
+    let status = host.json(&["status"])["cluster"].clone();
+    assert_eq!(status["node"], "a", "{status}");
+    assert_eq!(status["store"], "etcd://192.0.2.254:2379", "{status}");
+    assert!(status["problem"].is_null(), "{status}");
+    let said = host.netpath(&["status"]).ok();
+    let lines = [
+        "cluster     node a (192.0.2.1), dead after 7 s of silence",
+        "store       etcd://192.0.2.254:2379, at revision ",
+    ];
+    for line in lines {
+        assert!(said.contains(line), "{line} in {said}");
+    }
+    world.etcd.kill();
+    let away = "store       etcd://192.0.2.254:2379, away: ";
+    eventually("the store is away", || {
+        let said = world.node("a").netpath(&["status"]).ok();
+        said.contains(away)
+    });
+}
+
+#[test]
 fn settings_that_make_no_sense_are_refused_in_a_sentence() {
     let mut world = World::without_agents(1, &[]);
     let missing = "/nonexistent/ca.pem";

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use netpath::datapath::PortSpec;
 use netpath_common::policy::{ADOPTED, ICC_OFF, INTERNAL, Policy};
 use netpath_common::tuple::{OUTSIDE, Proto, Tuple};
-use netpath_tests::packets::{ACK, L4, SYN, Sample, ip};
+use netpath_tests::packets::{ACK, ETH, L4, SYN, Sample, ip};
 use netpath_tests::progrun::{
     Action, At, FAMILIES, Host, MAC_A, MAC_B, MAC_GATEWAY, Options, V4, from_a, on_host,
     on_host_with,
@@ -92,7 +92,7 @@ fn whatever_would_be_dropped_goes_up_unchanged() {
         passes(host, A, &a("fe80::2", "ff02::1", UDP));
         // What nobody can read.
         let frame = a(V4.a, V4.b, UDP);
-        for length in [34, 41] {
+        for length in [ETH + 20, ETH + 27] {
             passes(host, A, &frame[..length]);
         }
         assert_eq!(host.flows(), []);

@@ -14,6 +14,7 @@ mod malformed;
 mod maps;
 mod masquerade;
 mod neighbour;
+mod overlay;
 mod policy;
 mod published;
 mod routed;

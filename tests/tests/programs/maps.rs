@@ -19,7 +19,10 @@ use netpath_tests::wire::Wire;
 use serde_json::Value;
 
 /// Maps that outlive the agent, by their names.
-const MAPS: [&str; 27] = [
+const MAPS: [&str; 30] = [
+    "cards",
+    "card_macs",
+    "segments",
     "policies",
     "open_ports",
     "trusted",
