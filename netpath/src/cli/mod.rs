@@ -73,7 +73,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Run the agent
-    Agent(agent::Args),
+    Agent(Box<agent::Args>),
     /// Make, list and remove networks
     Network(network::Args),
     /// Run a command in a container of its own
@@ -307,7 +307,7 @@ fn dispatch(verb: Verb, context: &Context) -> Result<ExitCode> {
         Verb::Exec(args) => return exec::run(args, context),
         Verb::Doctor => return doctor::run(context),
         Verb::Bench(args) => return bench::run(args, context),
-        Verb::Agent(args) => agent::run(args, context),
+        Verb::Agent(args) => agent::run(*args, context),
         Verb::Network(args) => network::run(args, context),
         Verb::Attach(args) => attach::run(args, context),
         Verb::AttachCard(args) => cards::attach(args, context),

@@ -205,7 +205,7 @@ impl Range {
                 "{name} {bound} is not in {network}"
             );
             ensure!(
-                number(bound) % size == 0,
+                number(bound).is_multiple_of(size),
                 "{name} {bound} is no subnet of /{length}"
             );
         }
