@@ -3,6 +3,7 @@
 //! What is in the maps is known here as well, so that a network of thousands of tunnels costs
 //! no more than what changed of it.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
@@ -171,14 +172,14 @@ impl Datapath {
                     tunnel.vtep
                 );
             }
-            if !vteps.contains_key(&key) {
+            if let Entry::Vacant(entry) = vteps.entry(key) {
                 let place = match self.tunnels.vteps.get(&key) {
                     Some(known) => known.place,
                     None => free
                         .next()
                         .with_context(|| format!("this host knows {MAX_VTEPS} VTEPs already"))?,
                 };
-                vteps.insert(key, vtep_record(spec, place));
+                entry.insert(vtep_record(spec, place));
             }
         }
         let (mut remotes, mut tunnels) = (HashMap::new(), HashMap::new());
