@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 
 use super::{Agent, docker, plan};
@@ -175,7 +176,8 @@ impl Agent {
         let source = format!("/proc/{}/ns/uts", first.pid);
         let none = None::<&str>;
         let noted = mount(Some(source.as_str()), &path, none, MsFlags::MS_BIND, none);
-        if first.is_alive() {
+        // One that has ended has no namespaces any more, though it may not have been waited for yet.
+        if first.is_alive() && noted != Err(Errno::ENOENT) {
             return noted.with_context(failed);
         }
         // It has ended already, and its number may be another process's by now.
