@@ -19,8 +19,9 @@ use netpath_tests::wire::Wire;
 use serde_json::Value;
 
 /// Maps that outlive the agent, by their names.
-const MAPS: [&str; 30] = [
+const MAPS: [&str; 31] = [
     "cards",
+    "card_addrs",
     "card_macs",
     "segments",
     "policies",

@@ -6,7 +6,7 @@ use std::time::Duration;
 use netpath::datapath::tunnels::{OverlaySpec, TunnelSpec};
 use netpath_common::policy::{OVERLAY, Policy};
 use netpath_tests::command::eventually;
-use netpath_tests::packets::{ACK, ETH, L4, Sample, ip};
+use netpath_tests::packets::{ETH, L4, Sample, ip};
 use netpath_tests::progrun::{
     Action, At, FAMILIES, Family, Host, MAC_A, MAC_GATEWAY, V4, from_a, on_host,
 };
@@ -154,14 +154,6 @@ fn nothing_overtakes_an_aggregate() {
         if begin.elapsed() < Duration::from_millis(4) {
             assert_eq!((action, &out), (Action::Pass, &flow));
         }
-        // Aggregates of TCP do not go to the device.
-        let tcp = Sample::new("10.9.0.5", V4.a, L4::Tcp(1000, 2000, ACK));
-        let tcp = wrapped(50_002, &tcp.macs(THEIR_MAC, OWN_MAC).bytes());
-        assert_eq!(
-            host.run_aggregate(At::Uplink, &tcp, 1000).0,
-            Action::Redirect
-        );
-        assert_eq!(host.run_raw(At::Uplink, &tcp).0, Action::Redirect);
         // Other connections are none the slower for it, nor is this one after a while.
         assert_eq!(host.run_raw(At::Uplink, &other).0, Action::Redirect);
         thread::sleep(Duration::from_millis(20));
