@@ -49,6 +49,10 @@ pub struct Underlay {
     pub ifindex: u32,
     /// When it was asked for, seconds since boot.
     pub asked: u32,
+    /// MAC addresses of a frame there, destination first; all zero if the next hop's is not known.
+    pub macs: [u16; 6],
+    /// Always 0.
+    pub reserved: [u8; 4],
 }
 
 /// Places of map `bulk`, a power of two: when an aggregate came last by a flow of the underlay,
@@ -171,7 +175,7 @@ pub struct VtepCounts {
 }
 
 const _: () = assert!(size_of::<Tunnel>() == 72 && size_of::<Prefix>() == 24);
-const _: () = assert!(size_of::<Underlay>() == 24);
+const _: () = assert!(size_of::<Underlay>() == 40);
 const _: () = assert!(size_of::<VtepKey>() == 24 && size_of::<Vtep>() == 24);
 const _: () = assert!(size_of::<Vni>() == 8 && size_of::<VtepCounts>() == 32);
 

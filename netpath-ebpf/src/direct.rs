@@ -14,7 +14,7 @@ use aya_ebpf::bindings::{
     BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
     BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO, TC_ACT_REDIRECT,
 };
-use aya_ebpf::helpers::generated::{bpf_get_hash_recalc, bpf_skb_adjust_room};
+use aya_ebpf::helpers::generated::{bpf_get_hash_recalc, bpf_redirect, bpf_skb_adjust_room};
 use netpath_common::addr::Addr;
 use netpath_common::checksum::fold;
 use netpath_common::env::{Env as _, Route, Table as _};
@@ -70,7 +70,8 @@ pub fn send(
     }
     let frame = kernel.ctx.len();
     let total = frame + OVERHEAD_V4 - L3 as u32;
-    let Some(way) = underlay(kernel, tunnel) else {
+    let mut renewed = false;
+    let Some(way) = underlay(kernel, tunnel, &mut renewed) else {
         return Ok(false);
     };
     if total > IP_MAX {
@@ -109,7 +110,18 @@ pub fn send(
         .and_then(|()| linear.store(VXLAN, [HAS_VNI, (tunnel.vni << 8).to_be()]))
         .and_then(|()| linear.store(INNER, inner));
     written.ok_or(DropReason::RewriteFailed)?;
-    if action::redirect_neigh(way.ifindex, &way.next_hop) == i64::from(TC_ACT_REDIRECT) {
+    let [d0, d1, d2, s0, s1, s2] = way.macs;
+    // What leaves past the neighbour table does not keep its entry fresh, so that a next hop with
+    // a new MAC address would never be noticed: one packet a second goes through it.
+    let result = if renewed || way.macs == [0; 6] {
+        action::redirect_neigh(way.ifindex, &way.next_hop)
+    } else {
+        let outer = [d0, d1, d2, s0, s1, s2, ETH_IPV4];
+        linear.store(0, outer).ok_or(DropReason::RewriteFailed)?;
+        // SAFETY: a helper with plain arguments.
+        unsafe { bpf_redirect(way.ifindex, 0) }
+    };
+    if result == i64::from(TC_ACT_REDIRECT) {
         Ok(true)
     } else {
         Err(DropReason::RewriteFailed)
@@ -166,9 +178,9 @@ fn udp_header(hash: u32, port: u16, total: u32) -> [u32; 2] {
     ]
 }
 
-/// The host's route to a VTEP, asked for anew once a second.
+/// The host's route to a VTEP, asked for anew once a second, which `renewed` tells.
 #[inline(always)]
-fn underlay(kernel: &Kernel<'_>, tunnel: &Tunnel) -> Option<&'static Underlay> {
+fn underlay(kernel: &Kernel<'_>, tunnel: &Tunnel, renewed: &mut bool) -> Option<&'static Underlay> {
     let way = maps::UNDERLAY.get_ptr_mut(tunnel.place)?;
     // SAFETY: array values live as long as the map. Two CPUs may write at once, the same in all
     // likelihood; who reads in between sends one packet to where the route led before.
@@ -176,6 +188,7 @@ fn underlay(kernel: &Kernel<'_>, tunnel: &Tunnel) -> Option<&'static Underlay> {
     let now = kernel.now();
     if way.asked != now {
         way.asked = now;
+        *renewed = true;
         ask(kernel, tunnel, way);
     }
     if way.ifindex == 0 {
@@ -194,6 +207,10 @@ fn ask(kernel: &Kernel<'_>, tunnel: &Tunnel, way: &mut Underlay) -> bool {
     };
     let (src, dst) = (&tunnel.local, &tunnel.vtep);
     let found = route::lookup(kernel, tunnel.gateway_ifindex, src, dst, &mut route).is_ok();
+    way.macs = [0; 6];
+    if found {
+        route::macs(kernel, tunnel.gateway_ifindex, src, dst, &mut way.macs);
+    }
     way.next_hop = route.next_hop;
     way.ifindex = if found && route.next_hop.is_v4() {
         route.ifindex
