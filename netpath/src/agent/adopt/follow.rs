@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -185,6 +185,8 @@ pub(super) async fn look(client: &Client) -> Result<Seen> {
             .map(|container| (container.id.clone(), look(&container.netns)))
             .collect()
     });
+    // The namespaces' files are found by way of its process: they went with it, not with them.
+    ensure!(client.is_there(), "Docker ended while it was asked");
     Ok(Seen {
         snapshot,
         sandboxes,

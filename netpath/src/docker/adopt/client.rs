@@ -135,6 +135,11 @@ impl Client {
         })
     }
 
+    /// Whether the daemon that was connected to still runs.
+    pub fn is_there(&self) -> bool {
+        self.root.exists()
+    }
+
     /// Yields whenever containers or networks have changed, until the daemon goes away.
     pub fn changes(&self) -> Pin<Box<dyn Stream<Item = ()> + Send>> {
         let kinds = ["container", "network", "daemon"]
