@@ -229,8 +229,13 @@ fn a_container_moves(options: &[&str]) {
                 .stdout
                 .contains(&near)
         });
-        machine(&ping(address)).ok();
-        two.exec("b", &ping(address)).ok();
+        // The way back may have to be asked for first.
+        eventually("the machine reaches it", || {
+            machine(&ping(address)).code == Some(0)
+        });
+        eventually("the container reaches it", || {
+            two.exec("b", &ping(address)).code == Some(0)
+        });
     }
     // A socket of the machine reaches it where it is now.
     let path = format!("/run/netns/{switch}");
