@@ -251,8 +251,10 @@ fn a_lease_is_taken_as_flannel_takes_it() {
     ] {
         assert!(file.lines().any(|found| found == line), "{line} in {file}");
     }
-    // The next agent goes on with it; removing the network gives it back.
+    // The next agent goes on with it, and renews it; removing the network gives it back.
     flannel.world.node("a").kill_agent();
+    eventually("a second passes", || time_to_live(&flannel, &key) < left);
+    let left = time_to_live(&flannel, &key);
     flannel.world.node("a").start_agent();
     eventually("the lease is kept", || {
         flannel
@@ -262,6 +264,7 @@ fn a_lease_is_taken_as_flannel_takes_it() {
             .contains("this host has")
     });
     assert_eq!(flannel.lease().expect("the lease").0, key);
+    assert!(time_to_live(&flannel, &key) > left);
     flannel
         .world
         .node("a")
