@@ -286,8 +286,20 @@ fn containers_and_pods_reach_each_other_untranslated() {
         flannel.world.pings("a", "on-a", "10.5.34.2")
     });
     let pod = flannel.pod_netns();
-    talk(&pod, "pod", "10.5.34.2", 80, &[ours_netns.clone()]);
-    talk(&ours_netns, "container", &ours, 80, &[pod.clone()]);
+    talk(
+        &pod,
+        "pod",
+        "10.5.34.2",
+        80,
+        std::slice::from_ref(&ours_netns),
+    );
+    talk(
+        &ours_netns,
+        "container",
+        &ours,
+        80,
+        std::slice::from_ref(&pod),
+    );
     // Nobody translates within the network: the server sees the client's own address.
     serve(&pod, "seen", [81]);
     let seen = netpath_tests::inside::ask_tcp(&ours_netns, "10.5.34.2", 81).expect("an answer");
@@ -366,8 +378,20 @@ fn a_network_of_both_families_has_a_tunnel_for_each() {
         eventually("the pod is reached", || {
             flannel.world.pings("a", "on-a", theirs[nth])
         });
-        talk(&pod, "pod", theirs[nth], port, &[ours_netns.clone()]);
-        talk(&ours_netns, "ours", &ours[nth], port, &[pod.clone()]);
+        talk(
+            &pod,
+            "pod",
+            theirs[nth],
+            port,
+            std::slice::from_ref(&ours_netns),
+        );
+        talk(
+            &ours_netns,
+            "ours",
+            &ours[nth],
+            port,
+            std::slice::from_ref(&pod),
+        );
         // Nobody translates within the network.
         let seen = netpath_tests::inside::ask_tcp(&ours_netns, theirs[nth], port);
         let expected = format!("pod {port} {}", ours[nth]);
