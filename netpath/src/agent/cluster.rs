@@ -129,6 +129,19 @@ impl Agent {
         Ok(())
     }
 
+    /// Has the cluster know what was taken away here before the user hears that it is done: who
+    /// removes a network on another node next shall not be told of a container that is gone.
+    pub(super) async fn settle_cluster(&self) {
+        let Some(cluster) = &self.cluster else {
+            return;
+        };
+        let told = self.tell_cluster(&*self.held.lock().await);
+        if let Err(error) = told {
+            log::error!("cannot tell the cluster: {error:#}");
+        }
+        cluster.settle().await;
+    }
+
     /// Keeps the cluster and this node in step, forever.
     pub(super) async fn keep_cluster(self: Arc<Self>) {
         let Some(cluster) = self.cluster.clone() else {

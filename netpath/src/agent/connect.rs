@@ -166,6 +166,8 @@ impl Agent {
         self.take_away(&mut held, record, place).await?;
         log::info!("container {name} is disconnected from {network}");
         self.announce_change();
+        drop(held);
+        self.settle_cluster().await;
         Ok(())
     }
 

@@ -266,7 +266,10 @@ impl Agent {
         let mut held = self.held.lock().await;
         match self.store.find_container(name)? {
             Some(record) if record.process().is_some_and(|process| process.pid == pid) => {
-                self.finish(&mut held, record, Some(code)).await
+                self.finish(&mut held, record, Some(code)).await?;
+                drop(held);
+                self.settle_cluster().await;
+                Ok(())
             }
             _ => Ok(()),
         }
@@ -357,6 +360,8 @@ impl Agent {
         }
         self.forget(name);
         log::info!("container {name} is gone");
+        drop(held);
+        self.settle_cluster().await;
         Ok(())
     }
 

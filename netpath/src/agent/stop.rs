@@ -20,6 +20,12 @@ impl Agent {
     /// # Errors
     /// There is no such container, it is an attached one, or it cannot be killed.
     pub async fn stop(self: &Arc<Self>, word: &str, timeout: u32) -> Result<()> {
+        self.end(word, timeout).await?;
+        self.settle_cluster().await;
+        Ok(())
+    }
+
+    async fn end(self: &Arc<Self>, word: &str, timeout: u32) -> Result<()> {
         let record = self.called(word)?;
         let name = record.name.as_str();
         docker::check_is_not_dockers(&record)?;
