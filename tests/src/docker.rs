@@ -306,7 +306,7 @@ pub(crate) fn hierarchies() -> impl Iterator<Item = PathBuf> {
 }
 
 /// Removes a control group with those in it. Their processes have just been killed.
-pub(crate) fn remove_group(group: &Path) {
+pub fn remove_group(group: &Path) {
     let Ok(children) = fs::read_dir(group) else {
         return;
     };

@@ -59,6 +59,8 @@ const TOOLS: &[Tool] = &[
     tool("docker", &["docker-cli", "docker.io"]),
     tool("docker-compose", &["docker-compose"]),
     tool("musl-gcc", &["musl-tools"]),
+    // A test runs one of its own; nothing of it is started.
+    tool("/lib/systemd/systemd", &["systemd"]),
     // The protocol of etcd is compiled as netpath is built; the second is a part of it.
     tool("protoc", &["protobuf-compiler"]),
     tool(
