@@ -29,10 +29,28 @@ struct Target {
 
 const IPTABLES: &str = "docker0+iptables";
 /// Variants that are held against the table beside the Docker that they are made of.
-const OF_DOCKER: [(&str, &str); 2] = [
-    (dockerd::ADOPTED, "docker0 adopted"),
-    (dockerd::PLUGIN, "network of the driver"),
+const OF_DOCKER: [OfDocker; 2] = [
+    OfDocker {
+        subject: dockerd::ADOPTED,
+        name: "docker0 adopted",
+        reference: dockerd::NAME,
+        reference_name: "the same Docker",
+    },
+    OfDocker {
+        subject: dockerd::PLUGIN,
+        name: "network of the driver",
+        reference: dockerd::OWN_NETWORK,
+        reference_name: "Docker's own",
+    },
 ];
+
+/// A variant of Docker's containers on netpath's programs, and what it is held against.
+struct OfDocker {
+    subject: &'static str,
+    name: &'static str,
+    reference: &'static str,
+    reference_name: &'static str,
+}
 
 const fn ratio(
     what: &'static str,
@@ -292,26 +310,23 @@ pub fn judge(rounds: &Rounds, latencies: Option<&Latencies>) -> Vec<TargetResult
             result(target, target.what.to_owned(), measured, less)
         })
         .collect();
-    results.extend(OF_DOCKER.iter().flat_map(|of| of_docker(rounds, *of)));
+    results.extend(OF_DOCKER.iter().flat_map(|of| of_docker(rounds, of)));
     results
 }
 
 /// Docker's containers on netpath's programs, beside the same Docker without: what was measured
 /// of them is held against the same table.
-fn of_docker(
-    rounds: &Rounds,
-    (subject, name): (&'static str, &'static str),
-) -> impl Iterator<Item = TargetResult> {
+fn of_docker(rounds: &Rounds, of: &OfDocker) -> impl Iterator<Item = TargetResult> {
     TARGETS.iter().filter_map(move |target| {
         let Measure::Variant(case, IPTABLES | dockerd::NAME) = target.measure else {
             return None;
         };
-        let measured = rounds.ratio((case, subject), (case, dockerd::NAME))?;
+        let measured = rounds.ratio((case, of.subject), (case, of.reference))?;
         let what = target
             .what
             .rsplit_once(", vs ")
             .map_or(target.what, |parts| parts.0);
-        let what = format!("{name}: {what}, vs the same Docker");
+        let what = format!("{}: {what}, vs {}", of.name, of.reference_name);
         Some(result(target, what, Some(measured), false))
     })
 }

@@ -68,7 +68,11 @@ impl World {
             world.add(nft);
         }
         if full && needs(Path::Wire) {
-            world.add([wire::underlay(site)?, wire::bridge(site)?]);
+            world.add([
+                wire::underlay(site)?,
+                wire::bridge(site)?,
+                wire::process(site)?,
+            ]);
             match wire::macvlan(site) {
                 Ok(variant) => world.add([variant]),
                 Err(error) => world.leave_out(wire::MACVLAN, format!("{error:#}")),
@@ -150,14 +154,16 @@ impl World {
             self.leave_out(dockerd::NAME, format!("{missing} is not installed"));
             return Ok(());
         }
-        for name in [dockerd::NAME, dockerd::ADOPTED, dockerd::PLUGIN] {
+        type Build = fn(&Site) -> Result<Variant>;
+        let all: [(&str, Build); 4] = [
+            (dockerd::NAME, dockerd::dockerd),
+            (dockerd::ADOPTED, dockerd::adopted),
+            (dockerd::OWN_NETWORK, dockerd::own_network),
+            (dockerd::PLUGIN, dockerd::plugin),
+        ];
+        for (name, build) in all {
             progress.stage("starting a Docker daemon");
-            let built = match name {
-                dockerd::ADOPTED => dockerd::adopted(site),
-                dockerd::PLUGIN => dockerd::plugin(site),
-                _ => dockerd::dockerd(site),
-            };
-            match built {
+            match build(site) {
                 Ok(variant) => self.add([variant]),
                 Err(error) => {
                     interrupt::check()?;

@@ -23,6 +23,8 @@ use crate::cli::refusals;
 pub const NAME: &str = "dockerd";
 /// Name of the variant whose bridge is adopted.
 pub const ADOPTED: &str = "adopted";
+/// Name of the variant whose containers are in a network of a user's own.
+pub const OWN_NETWORK: &str = "dockerd/network";
 /// Name of the variant whose containers are in a network of netpath's driver.
 pub const PLUGIN: &str = "plugin";
 /// The programs that it takes.
@@ -34,8 +36,8 @@ const FOLDERS: [&str; 4] = ["/usr", "/bin", "/lib", "/lib64"];
 
 /// What Docker calls its own network on docker0.
 const BRIDGE: &str = "bridge";
-/// The network of netpath's driver, and its subnet.
-const NETWORK: (&str, &str) = ("np", "10.211.0.0/24");
+/// A network that is made, and its subnet.
+const NETWORK: (&str, &str) = ("own", "10.211.0.0/24");
 
 /// Started inside its namespaces; $1 is its folder under /run, $2 the socket of netpath's driver.
 /// Whoever has a containerd keeps it: the daemon would use it if it saw its socket. What Docker
@@ -64,7 +66,20 @@ exec "$@"
 /// # Errors
 /// It does not serve; with its last words.
 pub fn dockerd(site: &Site) -> Result<Variant> {
-    build(site, NAME, Host::new(site, NAME)?, BRIDGE)
+    build(site, NAME, Host::new(site, NAME)?, None)
+}
+
+/// The same, its containers in a network of a user's own: there Docker answers for names, with rules
+/// in each container's namespace for it, so that the kernel tracks the container's connections
+/// once more.
+///
+/// # Errors
+/// It does not serve; with its last words.
+pub fn own_network(site: &Site) -> Result<Variant> {
+    let host = Host::new(site, "dockerd.network")?;
+    let mut variant = build(site, OWN_NETWORK, host, Some("bridge"))?;
+    variant.what = "the same Docker, its containers in a network made by a user".into();
+    Ok(variant)
 }
 
 /// The same, and an agent that has adopted its bridge.
@@ -74,7 +89,7 @@ pub fn dockerd(site: &Site) -> Result<Variant> {
 pub fn adopted(site: &Site) -> Result<Variant> {
     let host = Host::new(site, ADOPTED)?;
     let agent = Agent::start_on(site, ADOPTED, host.host.clone(), host.outside.clone())?;
-    let mut variant = build(site, ADOPTED, host, BRIDGE)?;
+    let mut variant = build(site, ADOPTED, host, None)?;
     let socket = site.folder(ADOPTED)?.join("docker.sock");
     let request = Adopt {
         socket: Some(socket),
@@ -96,14 +111,15 @@ pub fn adopted(site: &Site) -> Result<Variant> {
 pub fn plugin(site: &Site) -> Result<Variant> {
     let host = Host::new(site, PLUGIN)?;
     let agent = Agent::start_on(site, PLUGIN, host.host.clone(), host.outside.clone())?;
-    let mut variant = build(site, PLUGIN, host, NETWORK.0)?;
+    let mut variant = build(site, PLUGIN, host, Some("netpath"))?;
     variant.what = "the same Docker, its containers in a network of driver netpath".into();
     variant.services.extend(agent.into_service());
     Ok(variant)
 }
 
-fn build(site: &Site, name: &str, host: Host, network: &str) -> Result<Variant> {
-    let folder = site.folder(name)?;
+/// `driver`: of the network that is made for the containers; none, and they are on docker0.
+fn build(site: &Site, name: &str, host: Host, driver: Option<&str>) -> Result<Variant> {
+    let folder = site.folder(&name.replace('/', "."))?;
     let log = folder.join("dockerd.log");
     let daemon = daemon(site, &host.host, &folder);
     let mut service = Service::start(daemon, &log)?.with_init();
@@ -129,16 +145,15 @@ fn build(site: &Site, name: &str, host: Host, network: &str) -> Result<Variant> 
         docker.command(&["import", "-", "bench"]),
         &"\0".repeat(1024),
     )?;
-    if network == NETWORK.0 {
-        docker.run(&[
-            "network",
-            "create",
-            "-d=netpath",
-            "--subnet",
-            NETWORK.1,
-            network,
-        ])?;
-    }
+    let network = match driver {
+        None => BRIDGE,
+        Some(driver) => {
+            let (network, subnet) = NETWORK;
+            let driver = format!("--driver={driver}");
+            docker.run(&["network", "create", &driver, "--subnet", subnet, network])?;
+            network
+        }
+    };
     let publish = ["tcp", "udp"].map(|proto| format!("-p={PUBLISHED}:{SERVICE}/{proto}"));
     let publish: Vec<&str> = publish.iter().map(String::as_str).collect();
     let root = PathBuf::from(format!("/proc/{}/root", service.pid()));

@@ -31,10 +31,13 @@ pub fn veth(site: &Site, name: &str) -> Result<Variant> {
     Ok(variant)
 }
 
+/// Name of [`loopback`].
+pub const LOOPBACK: &str = "loopback";
+
 /// The loopback device of one namespace.
 pub fn loopback(site: &Site) -> Result<Variant> {
     let one = site.namespace("loopback")?;
-    let mut variant = Variant::new("loopback", "one namespace that talks to itself");
+    let mut variant = Variant::new(LOOPBACK, "one namespace that talks to itself");
     variant.mtu = 65_536;
     let ends = Ends::direct(&one, &one, Ipv4Addr::LOCALHOST);
     variant.paths.insert(Path::Containers, ends);

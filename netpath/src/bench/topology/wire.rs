@@ -6,7 +6,7 @@ use anyhow::Result;
 use super::super::namespace::Namespace;
 use super::super::site::Site;
 use super::host::{Host, OUTSIDE, UPLINK};
-use super::ours::{Agent, NETPATH};
+use super::ours::{Agent, HOST_PROCESS, NETPATH};
 use super::{Ends, Path, Variant};
 use crate::api::types::{Attach, Connect, Container, CreateNetwork, Join, Network};
 
@@ -81,6 +81,13 @@ pub fn bridge(site: &Site) -> Result<Variant> {
     up(&container)?;
     let what = "a Linux bridge that the card is a port of; no firewall";
     Ok(variant(name, what, &container, &host))
+}
+
+/// A process of a host, on the card itself: the limit.
+pub fn process(site: &Site) -> Result<Variant> {
+    let host = Host::new(site, "host-process-wire")?;
+    let what = "a process of the host itself: the limit";
+    Ok(variant(HOST_PROCESS, what, &host.host, &host))
 }
 
 /// The kernel's macvlan, in mode bridge.
