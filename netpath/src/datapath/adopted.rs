@@ -10,7 +10,9 @@ use netpath_common::policy::Policy;
 use netpath_common::port::PortKey;
 use netpath_common::tuple::{MAX_KERNEL_FLOWS, Tuple};
 
-use super::{Datapath, EndpointSpec, Hook, PortSpec, attach, port_key, prefix, veth_record};
+use super::endpoints::veth_record;
+use super::ports::port_key;
+use super::{Datapath, EndpointSpec, Hook, PortSpec, attach, prefix};
 
 impl Datapath {
     /// Adds an adopted network with its subnets, or takes it over.

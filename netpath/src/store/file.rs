@@ -10,7 +10,8 @@ use anyhow::{Context, Result, anyhow};
 use redb::{Database, DatabaseError, ReadableTable, StorageError};
 
 use super::cluster::CLUSTER;
-use super::{ADOPTED, CARDS, CONTAINERS, DENIED, IDS, LEASES, META, NETWORKS, SCHEMA};
+use super::containers::{CONTAINERS, LEASES};
+use super::{ADOPTED, CARDS, DENIED, IDS, META, NETWORKS, SCHEMA};
 use crate::problem::conflict;
 
 /// Opens the file, which is made if missing, and checks all of it.
