@@ -386,6 +386,22 @@ fn a_bpffs_folder_elsewhere_is_refused() {
 }
 
 #[test]
+fn a_bpffs_folder_with_a_dot_is_refused() {
+    let mut lab = Lab::without_agent();
+    let folder = format!("{}.v1", lab.bpffs().display());
+    let without = folder.replace('.', "-");
+    for more in ["", "/below"] {
+        lab.pin_under(format!("{folder}{more}").into());
+        let sentence = run(lab.agent_command()).refused();
+        assert!(sentence.contains("a dot in its name"), "{sentence}");
+        assert!(sentence.contains(&without), "{sentence}");
+    }
+    assert!(!lab.dir().join("run/netpath.sock").exists());
+    // What is no folder cannot be purged, and it says so or has nothing to do.
+    lab.purge();
+}
+
+#[test]
 fn a_broken_store_is_refused() {
     let lab = Lab::without_agent();
     let state = lab.dir().join("state");

@@ -117,14 +117,25 @@ fn check_is_ours(run_dir: &Path) -> Result<()> {
 /// It cannot.
 pub(super) fn check_bpffs(bpffs: &Path) -> Result<()> {
     let existing = bpffs.ancestors().find(|folder| folder.exists());
-    let on_bpffs = existing.is_some_and(|folder| {
-        statfs(folder).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC)
+    let existing = existing.filter(|folder| {
+        statfs(*folder).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC)
     });
-    if !on_bpffs {
+    let Some(existing) = existing else {
         return Err(invalid(format!(
             "{} is not on a bpffs, mount one with \"mount -t bpf bpf /sys/fs/bpf\" or choose \
              another folder with --bpffs",
             bpffs.display()
+        )));
+    };
+    // What is not there yet is to be made.
+    let missing = bpffs.strip_prefix(existing).unwrap_or(bpffs);
+    let missing = missing.to_string_lossy();
+    if missing.contains('.') {
+        return Err(invalid(format!(
+            "{} has a dot in its name, which the kernel reserves on a bpffs; choose a folder like \
+             {} with --bpffs",
+            bpffs.display(),
+            existing.join(missing.replace('.', "-")).display()
         )));
     }
     // A bind mount of a folder of it is fine: its root (fourth word) is not all.
