@@ -163,6 +163,32 @@ pub fn in_namespace(space: Space, namespace: Identity) -> Vec<u32> {
         .collect()
 }
 
+/// The number here of the process that is `pid` to process `observer`, which may count them in a
+/// namespace of its own, below ours. `None`: there is no such process, or it cannot be seen.
+pub fn seen_from(observer: u32, pid: u32) -> Option<u32> {
+    // One number in each namespace, from ours inwards.
+    let depth = numbers_of(observer)?.len().checked_sub(1)?;
+    if depth == 0 {
+        return Some(pid);
+    }
+    // Others may have the number in a namespace beside that one, but not the same network.
+    let theirs = format!("/proc/{observer}/root/proc/{pid}/ns/net");
+    let network = identity(Path::new(&theirs)).ok()?;
+    let found = in_namespace(Space::Net, network);
+    let is_it = |here: &u32| numbers_of(*here).is_some_and(|all| all.get(depth) == Some(&pid));
+    found.into_iter().find(is_it)
+}
+
+/// The numbers that a process has in our namespace of processes and in those below it.
+fn numbers_of(pid: u32) -> Option<Vec<u32>> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("NSpid:"))?;
+    let numbers = line.split_ascii_whitespace().map(str::parse);
+    numbers.collect::<Result<_, _>>().ok()
+}
+
 /// Kills every process that `find` names, and waits until it names none; false if it does
 /// after `patience` (a process in an uninterruptible wait of the kernel).
 pub fn kill_all(find: impl Fn() -> Vec<u32>, patience: Duration) -> bool {
@@ -189,6 +215,14 @@ mod tests {
     use std::process::Command;
 
     use super::*;
+
+    #[test]
+    fn processes_are_seen_as_others_count_them() {
+        let own = std::process::id();
+        assert_eq!(seen_from(own, own), Some(own));
+        assert_eq!(seen_from(u32::MAX, own), None);
+        assert_eq!(numbers_of(own).as_deref(), Some(&[own][..]));
+    }
 
     #[test]
     fn stat_lines() {

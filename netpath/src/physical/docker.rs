@@ -10,6 +10,7 @@ use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
+use crate::container::process;
 use crate::problem::{conflict, invalid, not_found};
 
 /// Where the daemon listens unless DOCKER_HOST says otherwise.
@@ -34,7 +35,7 @@ pub fn socket(docker_host: Option<&str>) -> Result<PathBuf> {
     }
 }
 
-/// The first process of a container that runs. `None`: no daemon is there.
+/// The first process of a container that runs, by its number here. `None`: no daemon is there.
 ///
 /// # Errors
 /// A sentence: there is no such container, it does not run, or the daemon does not say.
@@ -42,6 +43,9 @@ pub async fn find(socket: &Path, name: &str) -> Result<Option<u32>> {
     let Ok(stream) = UnixStream::connect(socket).await else {
         return Ok(None);
     };
+    // Under socket activation that is the service manager, which counts processes as we do.
+    let daemon = stream.peer_cred().ok().and_then(|peer| peer.pid());
+    let daemon = daemon.and_then(|pid| u32::try_from(pid).ok());
     let asked = tokio::time::timeout(PATIENCE, ask(stream, name));
     let (status, body) = asked
         .await
@@ -64,12 +68,21 @@ pub async fn find(socket: &Path, name: &str) -> Result<Option<u32>> {
     let container: serde_json::Value =
         serde_json::from_slice(&body).context("the Docker daemon's answer is no JSON")?;
     let pid = container["State"]["Pid"].as_u64().unwrap_or(0);
-    match u32::try_from(pid) {
-        Ok(pid) if pid != 0 => Ok(Some(pid)),
-        _ => Err(conflict(format!(
+    let pid = u32::try_from(pid).ok().filter(|pid| *pid != 0);
+    let pid = pid.ok_or_else(|| {
+        conflict(format!(
             "container {name} of Docker's does not run, start it first"
-        ))),
-    }
+        ))
+    })?;
+    // A daemon in a container counts its own processes: its number may be anybody's here.
+    let here = daemon.and_then(|daemon| process::seen_from(daemon, pid));
+    here.map(Some).ok_or_else(|| {
+        conflict(format!(
+            "the Docker daemon at {} says that container {name} is process {pid}, which it is not \
+             here; name it by its number here with --pid, or its namespace with --netns",
+            socket.display()
+        ))
+    })
 }
 
 async fn ask(stream: UnixStream, name: &str) -> Result<(StatusCode, Bytes)> {

@@ -1,5 +1,6 @@
 //! netpath as the network driver of a real Docker daemon.
 
+mod cards;
 mod lifecycle;
 mod options;
 mod ports;
