@@ -1,5 +1,6 @@
 //! What the tests of netpath share.
 
+pub mod capture;
 pub mod command;
 pub mod dns;
 pub mod docker;

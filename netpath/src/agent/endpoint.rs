@@ -210,6 +210,7 @@ impl Agent {
         record: &ContainerRecord,
     ) -> Result<()> {
         self.unname_container(&record.name);
+        self.remove_cards_of(record).await;
         let mut problems = Vec::new();
         for endpoint in &record.endpoints {
             problems.extend(self.unmake_endpoint(record, endpoint).await);

@@ -121,7 +121,8 @@ impl Agent {
         let mut remade = Vec::new();
         for mut network in self.store.networks()? {
             let changed = Self::has_new_parent(&network, links);
-            if !network.ready || is_there(network.ifindex) && !changed {
+            let is_fine = is_there(network.ifindex) && !changed;
+            if !network.ready || is_fine || Self::is_parent_away(&network, links) {
                 continue;
             }
             if changed {
@@ -150,6 +151,9 @@ impl Agent {
                 let Some(network) = network_of(endpoint, &networks) else {
                     continue;
                 };
+                if Self::is_parent_away(network, links) {
+                    continue;
+                }
                 if Self::is_lost(network, endpoint, links) {
                     lost.push(place);
                 } else if !remade.contains(&endpoint.network) {

@@ -8,6 +8,7 @@ use anyhow::Result;
 use super::attach::There;
 use super::endpoint::{FIRST_INTERFACE, Source, free_interface};
 use super::network::DEFAULT_NETWORK;
+use super::physical::{Taken, check_free};
 use super::ports::Missing;
 use super::{Agent, Held, interface};
 use crate::api::types::{Connect, Join};
@@ -133,7 +134,10 @@ impl Agent {
             None => free_interface(network.interface_prefix.as_deref(), &taken),
         };
         let mac = match &join.mac {
-            Some(text) => self.check_mac(network, names::parse_mac(text)?, text)?,
+            Some(text) => {
+                self.check_mac(network, names::parse_mac(text)?, text)
+                    .await?
+            }
             // Its device brings one.
             None => [0; 6],
         };
@@ -161,7 +165,8 @@ impl Agent {
         let Join { ip, ip6, .. } = &mut join;
         self.claim_addresses(&mut network, &record.name, ip, ip6)
             .await?;
-        for address in self.plan_addresses(network, &join, !there.ipv6_off)? {
+        let taken = self.taken_beside(&network).await?;
+        for address in self.plan_addresses(network, &join, !there.ipv6_off, &taken)? {
             match address {
                 IpAddr::V4(address) => endpoint.addr4 = Some(address),
                 IpAddr::V6(address) => endpoint.addr6 = Some(address),
@@ -170,8 +175,13 @@ impl Agent {
         Ok(endpoint)
     }
 
-    /// Checks that nobody in a network has a MAC address.
-    fn check_mac(&self, network: &NetworkRecord, mac: [u8; 6], text: &str) -> Result<[u8; 6]> {
+    /// Checks that nobody in a network, or on its wire, has a MAC address.
+    async fn check_mac(
+        &self,
+        network: &NetworkRecord,
+        mac: [u8; 6],
+        text: &str,
+    ) -> Result<[u8; 6]> {
         let containers = self.store.containers()?;
         let has = |container: &&Arc<ContainerRecord>| {
             let endpoint = container.endpoint_in(&network.name);
@@ -179,8 +189,17 @@ impl Agent {
         };
         let owner = match containers.iter().find(has) {
             Some(container) => format!("container {}", container.name),
-            None if network.mac == mac => "its gateway".into(),
-            None => return Ok(mac),
+            None if network.mac == mac && network.sharing.is_none() => "its gateway".into(),
+            None => {
+                let on_wire = match &network.sharing {
+                    Some(sharing) => self.owner_of_mac(sharing, mac).await?,
+                    None => None,
+                };
+                match on_wire {
+                    Some(owner) => owner,
+                    None => return Ok(mac),
+                }
+            }
         };
         Err(conflict(format!(
             "MAC address {text} belongs to {owner} in network {}, choose another",
@@ -188,15 +207,18 @@ impl Agent {
         )))
     }
 
-    /// `v6`: whether it is to have an IPv6 address if the network has any.
+    /// `v6`: whether it is to have an IPv6 address if the network has any. `taken`: what is
+    /// somebody's beside the network's containers.
     fn plan_addresses(
         &self,
         mut network: NetworkRecord,
         join: &Join,
         v6: bool,
+        taken: &[Taken],
     ) -> Result<Vec<IpAddr>> {
         let mut used = self.store.leases(network.id)?;
         used.extend(network.aside.values());
+        used.extend(taken.iter().map(|taken| taken.address));
         let mut addresses = Vec::new();
         for (v4, wanted) in [
             (true, join.ip.map(IpAddr::V4)),
@@ -213,6 +235,7 @@ impl Agent {
                     )));
                 }
                 (Some(subnet), Some(wanted)) => {
+                    check_free(taken, wanted)?;
                     check_wanted(subnet, &used, wanted)?;
                     self.check_not_elsewhere(&network, wanted)?;
                     wanted

@@ -28,9 +28,20 @@ impl Agent {
         let held = &mut *guard;
         for mut network in self.store.networks()? {
             if network.ready {
-                self.make_network(&mut network)
-                    .await
-                    .with_context(|| format!("cannot take over network {}", network.name))?;
+                match self.make_network(&mut network).await {
+                    // A card can be plugged out; the other networks are none the worse for it. As
+                    // another one it is taken notice of when it is back.
+                    Err(error) if network.sharing.is_some() => {
+                        log::error!(
+                            "network {} stays without its parent: {error:#}",
+                            network.name
+                        );
+                        network.ifindex = 0;
+                    }
+                    made => {
+                        made.with_context(|| format!("cannot take over network {}", network.name))?
+                    }
+                }
                 self.store.put_network(&network)?;
             } else {
                 log::info!("network {} was not finished, removing it", network.name);

@@ -109,7 +109,7 @@ impl Agent {
 }
 
 /// Returns when the process has ended.
-async fn wait_for(process: &ProcessId) -> Result<()> {
+pub(super) async fn wait_for(process: &ProcessId) -> Result<()> {
     let Some(pidfd) = process.open().context("cannot open the process")? else {
         return Ok(());
     };

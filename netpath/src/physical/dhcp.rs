@@ -77,7 +77,8 @@ impl Files {
     pub fn new(folder: PathBuf, owner: &str, interface: &str) -> Self {
         Self {
             folder,
-            name: format!("{owner}-{interface}"),
+            // Neither has a colon in it.
+            name: format!("{owner}:{interface}"),
         }
     }
 
@@ -261,6 +262,13 @@ mod tests {
         ] {
             assert_eq!(lease(wrong), None, "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn each_interface_has_its_files() {
+        let path = |owner, interface| Files::new("/x".into(), owner, interface).path("lease");
+        assert_eq!(path("a", "b"), Path::new("/x/a:b.lease"));
+        assert_ne!(path("a-b", "c"), path("a", "b-c"));
     }
 
     #[test]

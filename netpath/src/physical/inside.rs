@@ -109,8 +109,11 @@ impl Interface {
 /// What an interface tells its neighbours about itself when it appears.
 #[derive(Clone, Debug)]
 pub struct Announcement {
-    /// Name of the interface.
+    /// Name of the interface that tells them.
     pub interface: String,
+    /// Name of the device that is announced, in the same namespace. When it is gone the addresses
+    /// may be somebody else's, on another host.
+    pub owner: String,
     /// Whole frames.
     pub frames: Vec<Vec<u8>>,
 }
@@ -128,12 +131,20 @@ impl Announcement {
     /// frame onto the interface with an index.
     ///
     /// # Errors
-    /// The interface is gone.
+    /// One of the devices is gone.
     pub fn tell(&self, send: impl Fn(u32, &[u8]) -> io::Result<()>) -> Result<()> {
+        let index_of = |name: &str| {
+            nix::net::if_::if_nametoindex(name)
+                .with_context(|| format!("there is no device {name}"))
+        };
+        let owner = index_of(&self.owner)?;
         for pause in TIMES {
             std::thread::sleep(pause);
-            let index = nix::net::if_::if_nametoindex(self.interface.as_str())
-                .with_context(|| format!("there is no device {}", self.interface))?;
+            // The next one of this name announces itself.
+            if index_of(&self.owner)? != owner {
+                return Ok(());
+            }
+            let index = index_of(&self.interface)?;
             for frame in &self.frames {
                 send(index, frame).context("cannot send")?;
             }

@@ -186,6 +186,58 @@ fn it_outlives_the_agent_and_ends_with_its_container() {
 }
 
 #[test]
+fn it_goes_with_its_container_though_the_host_sees_nothing() {
+    // Neither a network nor the driver has a device of the host's, whose end would be seen.
+    let lab = Lab::new();
+    for is_removed in [true, false] {
+        lab.run("box", &["--network", "none"], &["sleep", "600"]);
+        attach(&lab, &["--ip", "192.0.2.10/24", "-d", "macvlan", "box"]);
+        lab.outside(&ping("192.0.2.10")).ok();
+        if is_removed {
+            lab.netpath(&["rm", "-f", "box"]).ok();
+            assert_eq!(lab.json(&["cards"]).as_array().map(Vec::len), Some(0));
+        } else {
+            let pid = lab.json(&["ps"])[0]["pid"].to_string();
+            lab.host(&["kill", "-9", &pid]).ok();
+            eventually("the card is gone", || {
+                lab.json(&["cards"]).as_array().map(Vec::len) == Some(0)
+            });
+        }
+        assert_ne!(lab.outside(&short_ping("192.0.2.10")).code, Some(0));
+    }
+}
+
+#[test]
+fn it_goes_with_the_process_that_named_it() {
+    for driver in ["underlay", "macvlan"] {
+        let mut lab = Lab::new();
+        // The namespace has a name besides, so it does not end with the process.
+        let netns = lab.add_namespace("foreign");
+        let sleep = ["nsenter", &format!("--net={netns}"), "sleep", "600"];
+        let helper = lab.spawn(lab.host_command(&sleep));
+        let pid = lab.helper_pid(helper).to_string();
+        let words = ["--ip", "192.0.2.10/24", "-d", driver, "--pid", &pid];
+        // Until then it is in the host's, which is refused.
+        eventually("it is in its namespace", || {
+            lab.netpath(&[&PARENT[..], &words].concat()).code == Some(0)
+        });
+        lab.outside(&ping("192.0.2.10")).ok();
+        let inside = |words: &[&str]| {
+            let net = format!("--net={netns}");
+            lab.host(&[&["nsenter", &net], words].concat())
+        };
+        assert!(inside(&["ip", "link", "show", "eth1"]).code == Some(0));
+        lab.host(&["kill", "-9", &pid]).ok();
+        eventually("the card is gone", || {
+            lab.json(&["cards"]).as_array().map(Vec::len) == Some(0)
+        });
+        assert_ne!(lab.outside(&short_ping("192.0.2.10")).code, Some(0));
+        let left = inside(&["ip", "link", "show", "eth1"]);
+        assert_ne!(left.code, Some(0), "{driver}: {left:?}");
+    }
+}
+
+#[test]
 fn a_containers_card_is_made_anew_when_somebody_removes_it() {
     let lab = lab_with_container();
     attach(&lab, &["--ip", "192.0.2.10/24", "box"]);

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use netpath_tests::lab::{Lab, OUT4, UPLINK, eventually};
+use netpath_tests::lab::{Lab, OUT4, UPLINK, eventually, finish, start};
 
 use super::{ping, short_ping};
 
@@ -84,7 +84,7 @@ fn a_server_of_the_wire_gives_an_address_and_renews_it() {
         assert_eq!(pids.len(), 1, "{pids:?}");
         eventually("a second later it is renewed", || {
             lab.host(&["kill", "-USR1", &pids[0]]).ok();
-            let folder = lab.dir().join("run/dhcp/box-eth1.lease");
+            let folder = lab.dir().join("run/dhcp/box:eth1.lease");
             let text = fs::read_to_string(folder).unwrap_or_default();
             let record: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
             record["since"].as_u64() > Some(first)
@@ -132,4 +132,24 @@ fn without_a_server_nothing_is_left() {
     let links = lab.exec("box", &["ip", "-o", "link"]).ok();
     assert!(!links.contains("eth1"), "{links}");
     eventually("its client ends", || clients(&lab).is_empty());
+}
+
+#[test]
+fn whoever_waits_for_a_server_leaves_the_next_one_alone() {
+    for driver in ["underlay", "macvlan"] {
+        let mut lab = Lab::new();
+        lab.run("box", &["--network", "none"], &["sleep", "600"]);
+        let attach = ["attach", "--parent", UPLINK, "-d", driver, "box", "--ip"];
+        let first = lab.netpath_command(&[&attach[..], &["dhcp"]].concat());
+        let first = start(first);
+        eventually("it waits", || clients(&lab).len() == 1);
+        lab.netpath(&["detach", "box"]).ok();
+        serve(&mut lab);
+        lab.netpath(&[&attach[..], &["dhcp"]].concat()).ok();
+        let refused = finish(first).refused();
+        assert!(refused.contains("was detached meanwhile"), "{refused}");
+        assert_eq!(lab.json(&["cards"]).as_array().map(Vec::len), Some(1));
+        lab.exec("box", &ping(OUT4)).ok();
+        assert_eq!(clients(&lab).len(), 1);
+    }
 }

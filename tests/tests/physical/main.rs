@@ -5,7 +5,10 @@
 
 mod cards;
 mod dhcp;
+mod foreign;
 mod macvlan;
+mod moving;
+mod others;
 mod routed;
 mod segment;
 mod two_hosts;

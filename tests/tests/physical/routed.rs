@@ -172,7 +172,10 @@ fn one_more_interface_can_be_routed() {
     let refused = attach(&["--ip", "10.99.0.10/24", "box"]).refused();
     assert!(refused.contains("leads to 10.99.0.0/24"), "{refused}");
     let refused = attach(&["--ip", "192.0.2.10/24", "box"]).refused();
-    assert!(refused.contains("has the address 192.0.2.10"), "{refused}");
+    assert!(
+        refused.contains("192.0.2.10 belongs to the card eth1 of box"),
+        "{refused}"
+    );
     let cards = lab.json(&["cards"]);
     assert_eq!(cards.as_array().map(Vec::len), Some(1), "{cards}");
     lab.outside(&ping("192.0.2.10")).ok();

@@ -8,10 +8,10 @@ use netpath_tests::lab::{Lab, eventually};
 use super::{mac_of, mac_on, ping, short_ping};
 
 /// The hosts' cable to the switch.
-const TRUNK: &str = "lan0";
+pub(super) const TRUNK: &str = "lan0";
 
 /// Two hosts and a switch; the switch is the first laboratory's.
-fn two_hosts() -> (Lab, Lab, String) {
+pub(super) fn two_hosts() -> (Lab, Lab, String) {
     let (mut one, two) = (Lab::without_agent(), Lab::without_agent());
     let path = one.add_namespace("switch");
     let switch = path.rsplit('/').next().unwrap().to_owned();
@@ -86,7 +86,7 @@ fn network_with(lab: &Lab, name: &str, vlan: u16, options: &[&str]) {
 }
 
 #[track_caller]
-fn container(lab: &Lab, name: &str, network: &str, number: u8) {
+pub(super) fn container(lab: &Lab, name: &str, network: &str, number: u8) {
     let v4 = format!("10.101.0.{number}");
     let v6 = format!("fd00:101::{number}");
     let options = ["--network", network, "--ip", &v4, "--ip6", &v6];

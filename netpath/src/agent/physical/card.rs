@@ -2,14 +2,18 @@
 
 use std::fs::File;
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use ipnet::IpNet;
 
 use super::plug::Plug;
 use super::share::user_of_card;
+use super::taken::check_free;
 use super::target::{Target, open_home};
+use crate::agent::watch::wait_for;
 use crate::agent::{Agent, Held, attach, blocking, now};
 use crate::api::types::{AttachCard, Card};
 use crate::netlink::{Link, netns};
@@ -18,10 +22,12 @@ use crate::physical::inside::{Interface, V6};
 use crate::physical::record::CardRecord;
 use crate::physical::{Wanted, take};
 use crate::problem::{conflict, invalid, not_found};
-use crate::store::Driver;
+use crate::store::{ContainerRecord, Driver, ProcessId};
 
 /// Interfaces of a container that are looked for when none is named.
 const MOST: u32 = 100;
+/// How often whoever waits for the end of a card's owner sees whether there is still a card.
+const SELDOM: Duration = Duration::from_secs(60);
 /// Longest name of an interface in bytes (IFNAMSIZ less the zero).
 const LONGEST_NAME: usize = 15;
 
@@ -47,7 +53,9 @@ impl Agent {
             made = self.wait_for_lease(&card).await.map(|_| ());
         }
         let _held = self.held.lock().await;
-        if made.is_ok() && self.store.find_card(&card.key())?.is_none() {
+        // Whoever has detached it has removed all of it, and another one may have its name now.
+        let now = self.store.find_card(&card.key())?;
+        if card.client.is_some() && now.and_then(|now| now.client) != card.client {
             return Err(conflict(format!(
                 "{} was detached meanwhile",
                 name_of(&card)
@@ -64,7 +72,58 @@ impl Agent {
             return Err(error);
         }
         log::info!("{} is on {}", name_of(&card), card.sharing.parent);
+        self.watch_card(&card, target.netns);
         Ok(self.view_card(&card))
+    }
+
+    /// Takes a card away as soon as the process ends by which its namespace was named. The
+    /// namespace may live on, so the file of it is kept until then. Of namespaces that were named
+    /// otherwise the end is seen by a look now and then.
+    fn watch_card(self: &Arc<Self>, card: &CardRecord, netns: File) {
+        let Some(process) = card.home.process.clone() else {
+            return;
+        };
+        let (agent, key) = (self.clone(), card.key());
+        tokio::spawn(async move {
+            let ended = wait_for(&process);
+            tokio::pin!(ended);
+            let ended = loop {
+                if let Ok(ended) = tokio::time::timeout(SELDOM, &mut ended).await {
+                    break ended;
+                }
+                let found = agent.store.find_card(&key).ok().flatten();
+                if found.is_none_or(|card| card.home.process.as_ref() != Some(&process)) {
+                    return;
+                }
+            };
+            if let Err(error) = ended {
+                log::error!("cannot wait for the owner of {key}: {error:#}");
+                return;
+            }
+            let mut held = agent.held.lock().await;
+            if let Err(error) = agent.process_ended(&mut held, &key, &process, &netns).await {
+                // The next look tries it again.
+                log::error!("cannot remove the card {key}: {error:#}");
+            }
+        });
+    }
+
+    async fn process_ended(
+        &self,
+        held: &mut Held,
+        key: &str,
+        process: &ProcessId,
+        netns: &File,
+    ) -> Result<()> {
+        match self.store.find_card(key)? {
+            Some(card) if card.home.process.as_ref() == Some(process) => {
+                log::info!("{} is gone with its process", name_of(&card));
+                held.beyond_repair.remove(key);
+                self.unmake_card(&card, Some(netns)).await
+            }
+            // It was detached, and perhaps another one has been made.
+            _ => Ok(()),
+        }
     }
 
     /// Takes an interface, or all of them, from somebody.
@@ -182,11 +241,17 @@ impl Agent {
         }
         let subnets = card.addresses.iter().map(IpNet::trunc);
         self.check_routes(driver, &card.sharing, subnets).await?;
-        if self.others_have(&card)? {
+        if !card.addresses.is_empty() {
+            let taken = self.taken_on(&card.sharing).await?;
+            for net in &card.addresses {
+                check_free(&taken, net.addr())?;
+            }
+        }
+        if let Some(owner) = self.owner_of_mac(&card.sharing, card.mac).await? {
             return Err(conflict(format!(
-                "another interface on {} has the MAC address {}, choose another",
-                card.sharing.parent,
-                card.mac.map(|byte| format!("{byte:02x}")).join(":")
+                "MAC address {} belongs to {owner} on {}, choose another",
+                card.mac.map(|byte| format!("{byte:02x}")).join(":"),
+                card.sharing.parent
             )));
         }
         card.mtu = new.mtu.unwrap_or(0);
@@ -194,17 +259,6 @@ impl Agent {
             card.device = self.new_device()?;
         }
         Ok(card)
-    }
-
-    /// Whether the MAC address is another card's on the same device.
-    fn others_have(&self, card: &CardRecord) -> Result<bool> {
-        let cards = self.store.cards()?;
-        Ok(cards.iter().any(|other| {
-            other.mac == card.mac
-                && (&other.sharing.device, other.sharing.vlan)
-                    == (&card.sharing.device, card.sharing.vlan)
-                && other.driver != Driver::Ipvlan
-        }))
     }
 
     async fn make_card(&self, card: &mut CardRecord, netns: &File) -> Result<()> {
@@ -234,8 +288,27 @@ impl Agent {
         self.store.remove_card(&card.key())
     }
 
+    /// Removes what was added to a container of ours that ends; its namespace is still there. What
+    /// fails is tried again by the next look.
+    pub(in crate::agent) async fn remove_cards_of(&self, record: &ContainerRecord) {
+        if !record.is_own() || !record.has_own_namespace() {
+            return;
+        }
+        let path = self.netns_path(&record.name);
+        let cards = self.store.cards().unwrap_or_default();
+        for card in cards
+            .iter()
+            .filter(|card| path == Path::new(&card.home.path))
+        {
+            let netns = open_home(&card.home);
+            if let Err(error) = self.unmake_card(card, netns.as_ref()).await {
+                log::error!("cannot remove {}: {error:#}", name_of(card));
+            }
+        }
+    }
+
     /// Takes over the cards of an earlier agent.
-    pub(in crate::agent) async fn take_over_cards(&self) -> Result<()> {
+    pub(in crate::agent) async fn take_over_cards(self: &Arc<Self>) -> Result<()> {
         for mut card in self.store.cards()? {
             let netns = open_home(&card.home);
             let Some(netns) = netns.filter(|_| card.ready) else {
@@ -247,6 +320,7 @@ impl Agent {
             if let Err(error) = self.take_over_card(&mut card, &netns).await {
                 log::error!("{} stays as it is: {error:#}", name_of(&card));
             }
+            self.watch_card(&card, netns);
         }
         Ok(())
     }
@@ -308,7 +382,10 @@ impl Agent {
                 .as_ref()
                 .is_some_and(|client| !client.is_alive());
             let is_fine = !(moved || lost || card.dhcp && ended);
-            if is_fine || held.beyond_repair.contains(&card.key()) {
+            // A card that is just being plugged in again: its end as a device, or its being set up,
+            // is a reason to look again.
+            let is_away = parent.is_none_or(|parent| !parent.is_up) && !card.sharing.made;
+            if is_fine || is_away || held.beyond_repair.contains(&card.key()) {
                 continue;
             }
             if let Err(error) = self.take_over_card(&mut card, &netns).await {

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 
+use crate::agent::watch::wait_for;
 use crate::agent::{Agent, blocking};
 use crate::netlink::netns;
 use crate::physical::dhcp::{Files, Lease, PATIENCE};
@@ -48,8 +49,17 @@ impl Agent {
         });
         let mut child = child?;
         card.client = ProcessId::of(child.id());
-        // Somebody must ask how it ended; it may be long after us.
-        tokio::task::spawn_blocking(move || child.wait());
+        // Somebody must ask how it ended, if it does before us. No thread waits for that: there may
+        // be many clients.
+        let client = card.client.clone();
+        tokio::spawn(async move {
+            if let Some(client) = client
+                && let Err(error) = wait_for(&client).await
+            {
+                log::debug!("cannot wait for a DHCP client: {error:#}");
+            }
+            child.try_wait()
+        });
         Ok(())
     }
 

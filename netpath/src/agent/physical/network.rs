@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::net::IpAddr;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use ipnet::IpNet;
 
 use super::plug::{Plug, in_runtime, refusal_of_parent};
@@ -29,13 +29,15 @@ impl Agent {
         let Some(mut sharing) = record.sharing.clone() else {
             return Ok(());
         };
-        let link = self.make_sharing(record.driver, &mut sharing).await?;
+        let made = self.make_sharing(record.driver, &mut sharing).await;
+        // Also if it fails: what the card was told is to be taken back.
+        record.sharing = Some(sharing.clone());
+        let link = made?;
         if !record.ready {
             self.probe(record.driver, &sharing, &link).await?;
         }
         record.ifindex = link.index;
         record.mac = link.mac.unwrap_or_default();
-        record.sharing = Some(sharing);
         Ok(())
     }
 
@@ -174,7 +176,7 @@ impl Agent {
         self.unplug(&plug, endpoint.ifindex, netns.as_ref()).await
     }
 
-    /// Takes a container's interface over, if it is there; false if it is not.
+    /// Takes a container's interface over, if it is there; false if it is not and can be made anew.
     ///
     /// # Errors
     /// The kernel's.
@@ -185,14 +187,17 @@ impl Agent {
         sharing: &Sharing,
         endpoint: &EndpointRecord,
     ) -> Result<bool> {
+        let parent = self.netlink.link(&sharing.device).await?;
+        let Some(parent) = parent.filter(|parent| parent.is_up) else {
+            // Nothing can be made now. When the card is back its containers are looked at.
+            return Ok(true);
+        };
         if sharing.kind(network.driver).is_some() {
             return Ok(self.has_interface(record, &endpoint.interface));
         }
         let link = self.netlink.link(&endpoint.device).await?;
         let link = link.filter(|link| link.is_ours() && link.index == endpoint.ifindex);
         let Some(link) = link else { return Ok(false) };
-        let parent = self.netlink.link(&sharing.device).await?;
-        let parent = parent.with_context(|| format!("the parent {} is gone", sharing.device))?;
         let plug = plug_of(&record.name, network, sharing, endpoint);
         self.add_plug(&plug, link.index, &parent).await?;
         Ok(true)
@@ -223,6 +228,17 @@ impl Agent {
             let mac = parent.mac.unwrap_or_default();
             parent.index != network.ifindex || mac != network.mac
         })
+    }
+
+    /// Whether the card of a network is gone or down. Until it is back nothing can be done about
+    /// its containers, and trying it would mark them as beyond repair. A device that netpath made
+    /// is made anew.
+    pub(in crate::agent) fn is_parent_away(network: &NetworkRecord, links: &[Link]) -> bool {
+        let Some(sharing) = &network.sharing else {
+            return false;
+        };
+        let is_up = |link: &Link| link.name == sharing.device && link.is_up;
+        !sharing.made && !links.iter().any(is_up)
     }
 
     /// Whether an endpoint is to be looked for among these devices of the host, and is not there.

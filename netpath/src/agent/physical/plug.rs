@@ -219,15 +219,16 @@ impl Agent {
         if addresses.is_empty() {
             return Ok(());
         }
-        let announcement = |interface: &str, mac| Announcement {
+        let announcement = |interface: &str, owner: &str, mac| Announcement {
             interface: interface.to_owned(),
+            owner: owner.to_owned(),
             frames: announce::frames(mac, addresses.iter().copied()),
         };
-        let inside = announcement(plug.interface, mac);
+        let inside = announcement(plug.interface, plug.interface, mac);
         // What a routed container says stays on the host. The wire is told the card's address, past
         // the programs: they would copy it to the containers, which know better.
         let outside = parent.mac.filter(|_| plug.is_routed());
-        let outside = outside.map(|mac| announcement(&parent.name, mac));
+        let outside = outside.map(|mac| announcement(&parent.name, plug.device, mac));
         let (netns, owner) = (netns.try_clone()?, plug.owner.to_owned());
         let complain = move |told: Result<()>| {
             if let Err(error) = told {
@@ -261,8 +262,8 @@ fn refusal(plug: &Plug<'_>, error: anyhow::Error) -> anyhow::Error {
     let device = &plug.sharing.device;
     match code_of(&error) {
         Some(libc::EINVAL | libc::EBUSY) if plug.sharing.is_exclusive() => conflict(format!(
-            "the parent {device} has a container already, and with macvlan_mode=passthru it \
-             is for one"
+            "the parent {device} has a container already, or a device that is not netpath's, and \
+             with macvlan_mode=passthru it is for one alone"
         )),
         Some(libc::EADDRINUSE) => conflict(format!(
             "another interface on {device} has this MAC address, choose another"

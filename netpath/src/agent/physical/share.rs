@@ -80,6 +80,9 @@ impl Agent {
         for other in self.card_users()? {
             check_other(driver, &sharing, &other)?;
         }
+        if sharing.is_exclusive() {
+            check_hosts_own(&sharing, &links, named.device.index)?;
+        }
         Ok(sharing)
     }
 
@@ -278,4 +281,22 @@ fn check_other(driver: Driver, sharing: &Sharing, other: &User) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+/// Checks that no device that netpath did not make shares a card that is to be for one alone. Those
+/// in other namespaces are not seen from here; the kernel refuses when a container comes.
+fn check_hosts_own(sharing: &Sharing, links: &[Link], parent: u32) -> Result<()> {
+    let shares = |link: &&Link| {
+        let kind = link.kind.as_deref();
+        link.peer == parent && matches!(kind, Some("macvlan" | "macvtap"))
+    };
+    match links.iter().find(shares) {
+        None => Ok(()),
+        Some(link) => Err(conflict(format!(
+            "parent {} is used by {}, a device of the host that is no network of netpath's, and \
+             with macvlan_mode=passthru it is for one alone; remove that (\"ip link del {}\") or \
+             choose another parent",
+            sharing.parent, link.name, link.name
+        ))),
+    }
 }
