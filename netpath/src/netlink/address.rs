@@ -64,6 +64,7 @@ impl Netlink {
     /// # Errors
     /// The kernel's.
     pub async fn addresses(&self) -> Result<Vec<Address>> {
+        let _alone = self.lists.lock().await;
         self.handle
             .address()
             .get()

@@ -160,6 +160,7 @@ impl Netlink {
     /// # Errors
     /// The kernel's.
     pub async fn links(&self) -> Result<Vec<Link>> {
+        let _alone = self.lists.lock().await;
         self.handle
             .link()
             .get()

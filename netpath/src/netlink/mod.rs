@@ -16,8 +16,10 @@ mod route;
 pub mod sysctl;
 
 use std::io;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use tokio::sync::Mutex;
 
 pub use address::Address;
 pub use card::{CardKind, NewCard};
@@ -28,6 +30,9 @@ pub use route::Route;
 #[derive(Clone, Debug)]
 pub struct Netlink {
     handle: rtnetlink::Handle,
+    /// Held while something is listed: the kernel does not begin a list on a socket before it is
+    /// through with the last one (EBUSY).
+    lists: Arc<Mutex<()>>,
 }
 
 impl Netlink {
@@ -39,7 +44,10 @@ impl Netlink {
         let (connection, handle, _) =
             rtnetlink::new_connection().context("cannot open a netlink socket")?;
         tokio::spawn(connection);
-        Ok(Self { handle })
+        Ok(Self {
+            handle,
+            lists: Arc::default(),
+        })
     }
 }
 
@@ -76,4 +84,22 @@ pub fn is_missing(error: &anyhow::Error) -> bool {
                 )
             })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn everybody_may_list_at_once() {
+        let netlink = Netlink::connect().unwrap();
+        let lists = (0..64).map(|_| async {
+            netlink.addresses().await?;
+            netlink.routes().await?;
+            netlink.links().await.map(drop)
+        });
+        for list in futures_util::future::join_all(lists).await {
+            list.unwrap();
+        }
+    }
 }

@@ -175,6 +175,7 @@ impl Netlink {
     /// # Errors
     /// The kernel's.
     pub async fn routes(&self) -> Result<Vec<Route>> {
+        let _alone = self.lists.lock().await;
         let mut routes = Vec::new();
         for v4 in [true, false] {
             let all = if v4 {
