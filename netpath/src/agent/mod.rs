@@ -185,6 +185,7 @@ pub async fn run(settings: Settings) -> Result<()> {
     if let Some(plugin) = plugin {
         tokio::spawn(crate::docker::server::serve(plugin, agent.clone()));
     }
+    agent.docker_settle_rest()?;
     let server = tokio::spawn(server::serve(listener, agent.clone()));
     tokio::spawn(agent.clone().keep_up(monitor::watch()?));
     tokio::spawn(agent.clone().keep_clean());

@@ -169,10 +169,9 @@ async fn answer(
         "/NetworkDriver.Join" => {
             let of: Endpoint = read_object(&body)?;
             let (joins, id) = (agent.clone(), of.endpoint.clone());
-            let answer = to_the_end(async move { joins.docker_join(&of).await }).await?;
-            if let Some(docker) = caller.pid {
-                agent.docker_settle(id, docker);
-            }
+            let answer =
+                to_the_end(async move { joins.docker_join(&of, caller.pid).await }).await?;
+            agent.docker_settle(id);
             answer
         }
         "/NetworkDriver.Leave" | "/NetworkDriver.RevokeExternalConnectivity" => {

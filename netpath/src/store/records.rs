@@ -218,6 +218,10 @@ pub enum Origin {
         peer: String,
         /// File of the namespace, if Docker told.
         sandbox: Option<String>,
+        /// Number of the daemon's process when it told, in whose mount namespace that file is; 0
+        /// if unknown.
+        #[serde(default)]
+        daemon: u32,
     },
 }
 

@@ -37,6 +37,53 @@ fn an_internal_network_names_no_gateway() {
 }
 
 #[test]
+fn an_isolated_network_of_two_addresses_has_room_for_two() {
+    let mut lab = Lab::new();
+    let network = id("ab");
+    let options = json!({
+        "com.docker.network.internal": true,
+        "com.docker.network.generic": {
+            "com.docker.network.bridge.gateway_mode_ipv4": "isolated",
+        },
+    });
+    let skip = call(&lab, "GwAllocCheck", &json!({ "Options": options }));
+    assert_eq!(skip["SkipIPv4"], true, "{skip}");
+    let new = json!({
+        "NetworkID": network,
+        "Options": options,
+        "IPv4Data": [{ "AddressSpace": "LocalDefault", "Pool": "10.7.0.0/31" }],
+    });
+    call(&lab, "CreateNetwork", &new);
+    for (name, digits, address) in [
+        ("left", "cd", "10.7.0.0/31"),
+        ("right", "ef", "10.7.0.1/31"),
+    ] {
+        let new = new_endpoint(&network, &id(digits), address);
+        call(&lab, "CreateEndpoint", &new);
+        let answer = call(&lab, "Join", &of(&network, &id(digits)));
+        assert!(answer.get("Gateway").is_none(), "{answer}");
+        let interface = answer["InterfaceName"]["SrcName"].as_str().expect("a name");
+        let netns = lab.add_namespace(name);
+        let netns = netns.rsplit('/').next().expect("a name");
+        for args in [
+            &["link", "set", interface, "netns", netns, "name", "eth0"][..],
+            &["-n", netns, "addr", "add", address, "dev", "eth0"],
+            &["-n", netns, "link", "set", "eth0", "up"],
+        ] {
+            lab.host(&[&["ip"], args].concat()).ok();
+        }
+    }
+    let host = lab.host_namespace();
+    for (name, address) in [("left", "10.7.0.1"), ("right", "10.7.0.0")] {
+        let netns = format!("--net=/run/netns/{host}-{name}");
+        let ping = ["nsenter", &netns, "ping", "-c1", "-W2", address];
+        lab.host(&ping).ok();
+        let ping = ["ping", "-c1", "-W1", address];
+        assert_ne!(lab.host(&ping).code, Some(0), "from the host");
+    }
+}
+
+#[test]
 fn the_list_of_ports_is_read_in_all_its_forms() {
     let lab = Lab::new();
     let (network, endpoint) = joined(&lab);

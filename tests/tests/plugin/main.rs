@@ -3,6 +3,7 @@
 mod endpoints;
 mod malformed;
 mod replay;
+mod settle;
 
 use netpath_tests::lab::Lab;
 use netpath_tests::plugin::call;

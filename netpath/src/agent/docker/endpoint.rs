@@ -150,6 +150,7 @@ impl Agent {
                     endpoint: new.endpoint.clone(),
                     peer,
                     sandbox: None,
+                    daemon: 0,
                 },
             )
         };
@@ -240,16 +241,21 @@ impl Agent {
         Ok(())
     }
 
-    /// Tells Docker how to connect a container: the answer's body.
+    /// Tells Docker how to connect a container: the answer's body. `docker` is the number of the
+    /// daemon's process.
     ///
     /// # Errors
     /// There is no such endpoint.
-    pub async fn docker_join(&self, of: &Endpoint) -> Result<Value> {
+    pub async fn docker_join(&self, of: &Endpoint, docker: Option<u32>) -> Result<Value> {
         let _held = self.held.lock().await;
         let network = self.docker_network(&of.network)?;
         let mut record = self.docker_endpoint(&of.endpoint)?;
-        if let Origin::Docker { sandbox, .. } = &mut record.origin {
+        if let Origin::Docker {
+            sandbox, daemon, ..
+        } = &mut record.origin
+        {
             *sandbox = (!of.sandbox_key.is_empty()).then(|| of.sandbox_key.clone());
+            *daemon = docker.unwrap_or(0);
         }
         self.store.put_container(&record)?;
         if let Some(endpoint) = record.endpoints.first() {
@@ -426,6 +432,7 @@ mod tests {
             endpoint: "cd".into(),
             peer: "npc1".into(),
             sandbox: None,
+            daemon: 0,
         };
         ContainerRecord {
             endpoints: vec![EndpointRecord {

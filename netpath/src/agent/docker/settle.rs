@@ -35,15 +35,14 @@ struct Routes {
 }
 
 impl Agent {
-    /// Does the rest for an endpoint as soon as Docker has connected it. `docker` is the number of
-    /// the daemon's process: the file of the namespace is in its mount namespace.
-    pub fn docker_settle(self: &Arc<Self>, endpoint: String, docker: u32) {
+    /// Does the rest for an endpoint as soon as Docker has connected it.
+    pub fn docker_settle(self: &Arc<Self>, endpoint: String) {
         let agent = self.clone();
         tokio::spawn(async move {
             let end = Instant::now() + PATIENCE;
             while Instant::now() < end {
                 tokio::time::sleep(POLL).await;
-                match agent.try_settle(&endpoint, docker).await {
+                match agent.try_settle(&endpoint).await {
                     Ok(false) => {}
                     Ok(true) => return,
                     Err(error) => {
@@ -52,26 +51,55 @@ impl Agent {
                     }
                 }
             }
+            log::info!(
+                "endpoint {endpoint} has packets of the usual size: Docker did not connect it \
+                 within {} s, or where nobody can look",
+                PATIENCE.as_secs()
+            );
         });
     }
 
+    /// At the start: does what an earlier agent did not come to, which ended after Docker had
+    /// asked how to connect a container. Docker does not ask twice.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub(in crate::agent) fn docker_settle_rest(self: &Arc<Self>) -> Result<()> {
+        for record in self.store.containers()? {
+            let unknown = (record.endpoints.first()).is_some_and(|endpoint| endpoint.netns == 0);
+            if let Origin::Docker {
+                endpoint,
+                sandbox: Some(_),
+                ..
+            } = &record.origin
+                && unknown
+            {
+                self.docker_settle(endpoint.clone());
+            }
+        }
+        Ok(())
+    }
+
     /// True when there is nothing more to do.
-    async fn try_settle(&self, id: &str, docker: u32) -> Result<bool> {
+    async fn try_settle(&self, id: &str) -> Result<bool> {
         let Some(record) = self.find_docker_endpoint(id)? else {
             return Ok(true);
         };
         let endpoint = record.endpoints.first();
-        let (Some(endpoint), Origin::Docker { sandbox, .. }) = (endpoint, &record.origin) else {
+        let (
+            Some(endpoint),
+            Origin::Docker {
+                sandbox: Some(sandbox),
+                daemon,
+                ..
+            },
+        ) = (endpoint, &record.origin)
+        else {
             return Ok(true);
         };
         let network = self.store.network(&endpoint.network)?;
-        let Some(sandbox) = sandbox else {
-            return Ok(true);
-        };
         // With Docker before 28 the file is yet to come.
-        let root = PathBuf::from(format!("/proc/{docker}/root"));
-        let path = root.join(sandbox.trim_start_matches('/'));
-        let Ok(Some(netns)) = netns::open(&path) else {
+        let Some(netns) = open_sandbox(sandbox, *daemon) else {
             return Ok(false);
         };
         if netns::is_own(&netns).context("cannot look at a namespace")? {
@@ -99,6 +127,17 @@ impl Agent {
         self.store.put_container(&record)?;
         self.with_datapath(|datapath| datapath.set_netns(ifindex, netns))
     }
+}
+
+/// Opens the namespace that Docker named: its file is in the daemon's mount namespace. The daemon
+/// may have been another one then; what is found is checked by the interface that is in it.
+fn open_sandbox(sandbox: &str, daemon: u32) -> Option<File> {
+    let below = sandbox.trim_start_matches('/');
+    let daemons = PathBuf::from(format!("/proc/{daemon}/root")).join(below);
+    let ours = PathBuf::from("/").join(below);
+    [daemons, ours]
+        .iter()
+        .find_map(|path| netns::open(path).ok().flatten())
 }
 
 impl Routes {
@@ -136,17 +175,16 @@ impl Routes {
         let Some(link) = links.iter().find(own) else {
             return Ok(false);
         };
-        let present = netlink.addresses().await?;
-        let is_there = |address: &IpNet| {
-            (present.iter()).any(|p| p.index == link.index && p.ip == address.addr())
-        };
-        if !self.addresses.iter().all(|(address, _)| is_there(address)) {
-            return Ok(false);
-        }
         if self.local_mtu <= self.mtu {
             return Ok(true);
         }
-        for (address, gateway) in &self.addresses {
+        let present = netlink.addresses().await?;
+        // An interface that is up has got its addresses. Those of a family that the container does
+        // without are gone again.
+        let is_there = |(address, _): &&(IpNet, Option<IpAddr>)| {
+            (present.iter()).any(|p| p.index == link.index && p.ip == address.addr())
+        };
+        for (address, gateway) in self.addresses.iter().filter(is_there) {
             let (subnet, source) = (address.trunc(), address.addr());
             // First: the gateway is no neighbour.
             if let Some(gateway) = gateway {
