@@ -1,9 +1,11 @@
 //! New connections are the programs', old ones stay with the kernel.
 
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Stdio};
 
-use netpath_tests::lab::{HOST4, OUT4, eventually, start};
+use netpath_tests::inside::inside;
+use netpath_tests::lab::{HOST4, OUT4, eventually, run, start};
 
 use super::{Site, at_last};
 
@@ -237,4 +239,54 @@ fn user_defined_networks_are_adopted_and_stay_apart() {
         let ping = ["ping", "-c1", "-W1", &address("one")];
         site.lab.host(&ping).code == Some(0)
     });
+}
+
+/// The kernel gives an interface its link-local address up to a second after the others.
+#[test]
+fn a_link_local_address_that_comes_late_breaks_nothing() {
+    let site = Site::new();
+    let families = [
+        "--ipv6",
+        "--subnet",
+        "10.77.0.0/24",
+        "--subnet",
+        "fd77::/64",
+    ];
+    let network = [&["network", "create"], &families[..], &["both"]].concat();
+    site.docker.run(&network).ok();
+    site.docker
+        .container("box", &["--network", "both"], &["sleep", "600"]);
+    let pid = site.docker.pid("box");
+    let ip = |args: &[&str]| run(site.docker.in_network_of(&pid, &[&["ip"], args].concat())).ok();
+    let mut local = String::new();
+    eventually("it has one", || {
+        let shown = ip(&["-6", "-br", "addr", "show", "dev", "eth0", "scope", "link"]);
+        let words = shown.split_whitespace();
+        local = words.filter(|word| word.starts_with("fe80")).collect();
+        !local.is_empty()
+    });
+    ip(&["addr", "del", &local, "dev", "eth0"]);
+    site.adopt(&[]);
+    assert_eq!(site.names(), ["box"]);
+    let listener = inside(&site.lab.outside_netns(), || {
+        TcpListener::bind((OUT4, 7000))
+    });
+    let listener = listener.expect("a listener");
+    let netns = site.docker.netns_of("box");
+    let client = inside(&netns, || TcpStream::connect((OUT4, 7000)));
+    let mut client = client.expect("a connection");
+    let (mut server, _) = listener.accept().expect("a client");
+    let limit = Some(std::time::Duration::from_secs(5));
+    server.set_read_timeout(limit).expect("a limit");
+    assert_eq!(site.new_flows(), 1, "the kernel did it");
+
+    ip(&["addr", "add", &local, "dev", "eth0"]);
+    site.docker.container("next", &[], &["sleep", "600"]);
+    eventually("Docker was asked again", || site.names() == ["box", "next"]);
+    client.write_all(b"data").expect("it is sent");
+    let mut data = [0; 4];
+    server
+        .read_exact(&mut data)
+        .expect("the connection goes on");
+    assert_eq!(&data, b"data");
 }

@@ -1,5 +1,7 @@
 //! Docker, containers and agents come and go.
 
+use std::thread;
+
 use netpath_tests::lab::{HOST4, OUT4, eventually};
 
 use super::{Site, at_last};
@@ -119,4 +121,29 @@ fn a_docker_that_was_killed_is_found_again() {
         site.names() == ["client", "new", "web"]
     });
     assert_eq!(site.fetch("new", &web), "web");
+}
+
+#[test]
+fn what_is_asked_for_while_containers_come_and_go_holds() {
+    let site = Site::with_web();
+    site.adopt(&[]);
+    thread::scope(|scope| {
+        let coming_and_going = scope.spawn(|| {
+            for _ in 0..6 {
+                site.docker.container("brief", &[], &["sleep", "600"]);
+                site.docker.run(&["rm", "-f", "brief"]).ok();
+            }
+        });
+        for ignores in [true, false].into_iter().cycle() {
+            let options: &[&str] = if ignores { &["--ignore-firewall"] } else { &[] };
+            site.adopt(options);
+            assert_eq!(site.adopted()["ignore_firewall"], ignores);
+            if coming_and_going.is_finished() {
+                break;
+            }
+        }
+    });
+    eventually("containers are followed", || {
+        site.names() == ["client", "web"]
+    });
 }

@@ -11,6 +11,7 @@ mod show;
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -69,16 +70,7 @@ impl Agent {
         let socket = new.socket.unwrap_or_else(|| adopt::SOCKET.into());
         let socket = std::path::absolute(&socket)
             .with_context(|| format!("{} is not a usable path", socket.display()))?;
-        let before = self.store.adoption()?;
-        if let Some(before) = &before
-            && before.socket != socket
-        {
-            return Err(conflict(format!(
-                "the networks of Docker on {} are adopted already, give them back first: netpath \
-                 adopt --release",
-                before.socket.display()
-            )));
-        }
+        check_is_same(self.store.adoption()?.as_ref(), &socket)?;
         let client = Client::connect(&socket).await?;
         let seen = look(&client).await?;
         for name in &new.networks {
@@ -93,16 +85,23 @@ impl Agent {
                 )));
             }
         }
-        let (networks, endpoints) = before
-            .map(|before| (before.networks, before.endpoints))
-            .unwrap_or_default();
-        self.store.put_adoption(&Adoption {
-            socket,
-            only: new.networks,
-            ignore_firewall: new.ignore_firewall,
-            networks,
-            endpoints,
-        })?;
+        {
+            // Else a pass that runs would write what was wanted before, and this what it had found
+            // before.
+            let _running = self.adoption.running.lock().await;
+            let before = self.store.adoption()?;
+            check_is_same(before.as_ref(), &socket)?;
+            let (networks, endpoints) = before
+                .map(|before| (before.networks, before.endpoints))
+                .unwrap_or_default();
+            self.store.put_adoption(&Adoption {
+                socket,
+                only: new.networks,
+                ignore_firewall: new.ignore_firewall,
+                networks,
+                endpoints,
+            })?;
+        }
         let passed = self.pass(&seen, false).await;
         self.adoption.changed.notify_one();
         passed?;
@@ -242,6 +241,18 @@ impl Agent {
     }
 }
 
+/// Checks that no other daemon's networks are adopted.
+fn check_is_same(before: Option<&Adoption>, socket: &Path) -> Result<()> {
+    match before {
+        Some(before) if before.socket != socket => Err(conflict(format!(
+            "the networks of Docker on {} are adopted already, give them back first: netpath adopt \
+             --release",
+            before.socket.display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
 /// Nothing new begins here: all of it goes up to the stack.
 const CLOSED: u8 = ADOPTED | INTERNAL | ICC_OFF;
 
@@ -269,11 +280,16 @@ fn is_port(endpoint: &AdoptedEndpoint, networks: &[AdoptedNetwork], links: &[Lin
     network.is_some_and(|network| still_there(endpoint, network.ifindex, links))
 }
 
-/// Whether two records are of the same interface with the same addresses; ports may differ.
-fn is_same(a: &AdoptedEndpoint, b: &AdoptedEndpoint) -> bool {
-    (a.ifindex, &a.device, &a.docker_id, a.network)
-        == (b.ifindex, &b.device, &b.docker_id, b.network)
-        && (a.mac, a.addr4, a.addr6, a.link_local) == (b.mac, b.addr4, b.addr6, b.link_local)
+/// Whether a record is still of the same interface with the same addresses; ports may differ. A
+/// link-local address may come after the others.
+fn is_same(before: &AdoptedEndpoint, now: &AdoptedEndpoint) -> bool {
+    (before.ifindex, &before.device, &before.docker_id)
+        == (now.ifindex, &now.device, &now.docker_id)
+        && (before.network, before.mac) == (now.network, now.mac)
+        && (before.addr4, before.addr6) == (now.addr4, now.addr6)
+        && before
+            .link_local
+            .is_none_or(|known| now.link_local == Some(known))
 }
 
 fn spec(network: &AdoptedNetwork, endpoint: &AdoptedEndpoint, flags: u8) -> EndpointSpec {

@@ -54,7 +54,7 @@ impl Agent {
             .map(|(_, endpoint)| endpoint)
             .collect();
         for gone in &adoption.endpoints {
-            let same = |endpoint: &AdoptedEndpoint| is_same(endpoint, gone);
+            let same = |endpoint: &AdoptedEndpoint| is_same(gone, endpoint);
             if !endpoints.iter().any(same) {
                 self.give_back(&adoption.networks, gone, &links).await?;
                 log::info!(
