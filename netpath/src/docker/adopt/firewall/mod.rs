@@ -5,7 +5,7 @@
 //! for which the agent starts programs: there is no maintained library that reads both kinds.
 //!
 //! * [`iptables`]: rules of iptables, order and matches considered
-//! * [`nft`]: tables of nftables that are not Docker's; any that may drop counts
+//! * [`nft`]: tables of nftables that are not Docker's; any that may drop or translate counts
 
 pub mod iptables;
 pub mod nft;

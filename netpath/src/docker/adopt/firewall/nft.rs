@@ -1,8 +1,8 @@
 //! Tables of nftables, as `nft -j list ruleset` prints them.
 //!
-//! Any table that is not Docker's and may drop what is forwarded counts for all of a network's
-//! traffic: its rules are programs, and to find out for which packets they drop would be to run
-//! them.
+//! Any table that is not Docker's and may drop or translate what is forwarded counts for all of a
+//! network's traffic: its rules are programs, and to find out for which packets they do would be
+//! to run them.
 
 use std::collections::{HashMap, HashSet};
 
@@ -32,7 +32,7 @@ pub struct RuleSet {
 struct Chain {
     /// Whether forwarded packets come by.
     hooked: bool,
-    /// What it says: rules, and a policy of `drop`.
+    /// What it says, or its policy is to drop.
     drops: bool,
     /// Chains that it goes on in.
     next: Vec<String>,
@@ -64,10 +64,10 @@ pub fn parse(text: &str, iptables: bool) -> Option<RuleSet> {
             }
             "chain" => {
                 let chain = chains.entry((table, word("name"))).or_default();
-                // Rules that see packets before they are routed see those that are forwarded.
-                let hook = word("hook");
-                chain.hooked =
-                    hook == "forward" || hook == "prerouting" && word("type") == "filter";
+                // Rules that see packets before and after they are routed see those that are
+                // forwarded. (Those at `egress` see what the programs send as well.)
+                let hooks = ["ingress", "prerouting", "forward", "postrouting"];
+                chain.hooked = hooks.contains(&word("hook").as_str());
                 chain.drops |= word("policy") == "drop";
             }
             "rule" => {
@@ -84,8 +84,10 @@ pub fn parse(text: &str, iptables: bool) -> Option<RuleSet> {
         .map(|(key, _)| key)
         .filter(|((family, name), _)| {
             name != DOCKER
-                && matches!(family.as_str(), "ip" | "ip6" | "inet" | "bridge")
-                && !(iptables && family != "inet" && IPTABLES.contains(&name.as_str()))
+                && matches!(family.as_str(), "ip" | "ip6" | "inet" | "bridge" | "netdev")
+                && !(iptables
+                    && matches!(family.as_str(), "ip" | "ip6" | "bridge")
+                    && IPTABLES.contains(&name.as_str()))
         })
         .collect();
     hooked.sort();
@@ -135,6 +137,8 @@ fn look_for_verdicts(value: &Value, chain: &mut Chain) {
             for (key, value) in object {
                 match key.as_str() {
                     "drop" | "reject" | "queue" | "tproxy" => chain.drops = true,
+                    // Masquerading is what the programs do as well.
+                    "dnat" | "snat" | "redirect" => chain.drops = true,
                     "jump" | "goto" => {
                         let target = value.get("target").and_then(Value::as_str);
                         chain.next.extend(target.map(str::to_owned));
@@ -167,11 +171,14 @@ impl RuleSet {
             };
             let (within, beyond) = match family.as_str() {
                 "bridge" => (true, false),
+                // Of a device, which is none of the containers'.
+                "netdev" => (false, true),
                 "ip" if !has(true) => continue,
                 "ip6" if !has(false) => continue,
                 _ => (scope.bridged, true),
             };
-            let why = format!("table {family} {name} of nftables may drop (chain {chain})");
+            let why =
+                format!("table {family} {name} of nftables may drop or translate (chain {chain})");
             refusals.add(within, beyond, beyond, &why);
         }
     }
@@ -242,6 +249,38 @@ mod tests {
         // What is for the host itself is another thing.
         let input = r#""type":"filter","hook":"input","policy":"drop""#;
         assert_eq!(judged(&ruleset(input, &[]), false), none);
+    }
+
+    #[test]
+    fn what_comes_before_and_after_forwarding_counts() {
+        let drop = r#"{"drop":null}"#;
+        for hook in ["ingress", "prerouting", "postrouting"] {
+            let chain = format!(r#""type":"filter","hook":"{hook}","policy":"accept""#);
+            let refusals = judged(&ruleset(&chain, &[drop]), false);
+            assert!(refusals.outward.is_some(), "{hook}");
+        }
+        // The programs see packets before the rules of a device.
+        let chain = r#""type":"filter","hook":"ingress","dev":"eth0","policy":"accept""#;
+        let of_a_device = ruleset(chain, &[drop]).replace("inet", "netdev");
+        let refusals = judged(&of_a_device, false);
+        assert!(refusals.inward.is_some() && refusals.within.is_none());
+        // iptables has no such tables, whatever they are called.
+        let named = of_a_device.replace("fw", "filter");
+        assert!(judged(&named, true).inward.is_some());
+        let egress = of_a_device.replace("ingress", "egress");
+        assert_eq!(judged(&egress, false), Refusals::default());
+    }
+
+    #[test]
+    fn translations_of_others_count_but_for_masquerading() {
+        let chain = r#""type":"nat","hook":"postrouting","policy":"accept""#;
+        let snat = r#"{"snat":{"addr":"203.0.113.7"}}"#;
+        assert!(judged(&ruleset(chain, &[snat]), false).outward.is_some());
+        let masquerade = r#"{"masquerade":null}"#;
+        assert_eq!(
+            judged(&ruleset(chain, &[masquerade]), false),
+            Refusals::default()
+        );
     }
 
     #[test]
