@@ -27,6 +27,21 @@ pub fn inside<T: Send>(netns: &str, f: impl FnOnce() -> T + Send) -> T {
     }
 }
 
+/// Allows as many open files as the administrator permits.
+pub fn raise_file_limit() {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: both calls get a pointer to a record of their own kind.
+    let raised = unsafe {
+        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit);
+        limit.rlim_cur = limit.rlim_max;
+        libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit)
+    };
+    assert_eq!(raised, 0, "no more open files");
+}
+
 /// What [`serve`] answers, and what a client got.
 pub type Answer = std::io::Result<String>;
 

@@ -12,7 +12,7 @@ use netpath::agent::lock;
 use netpath::api::client::Client;
 use netpath::api::types::{Attach, Connect, Container, Join};
 use netpath_tests::command::finish_within;
-use netpath_tests::inside::inside;
+use netpath_tests::inside::{inside, raise_file_limit};
 use netpath_tests::lab::{Lab, OUT4, eventually, finish, start};
 use nix::sched::{CloneFlags, unshare};
 
@@ -98,21 +98,6 @@ fn inventory(lab: &Lab) -> (Inventory, u64) {
 fn times(variable: &str, usual: usize) -> usize {
     let text = std::env::var(variable).ok();
     text.and_then(|text| text.parse().ok()).unwrap_or(usual)
-}
-
-/// Allows as many open files as the administrator permits.
-fn raise_file_limit() {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
-    // SAFETY: both calls get a pointer to a record of their own kind.
-    let raised = unsafe {
-        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit);
-        limit.rlim_cur = limit.rlim_max;
-        libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit)
-    };
-    assert_eq!(raised, 0, "no more open files");
 }
 
 #[test]

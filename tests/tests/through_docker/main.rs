@@ -1,6 +1,8 @@
 //! What holds for containers however they are connected, through Docker: in networks of netpath's
 //! driver, and in Docker's own that are adopted. Each test is run for both.
 
+mod many;
+mod modes;
 mod outward;
 mod published;
 mod together;

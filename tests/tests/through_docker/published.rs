@@ -157,14 +157,48 @@ fn everybody(mode: Mode) {
 fn containers_are_not_reached_by_their_own_addresses() {
     let site = site(Mode::Plugin);
     assert_eq!(direct(&site), (false, false, false));
+    assert_eq!(by_loopback(&site, HERE), [false; 2]);
+    assert_eq!(by_loopback(&site, HERE_UDP), [false; 2]);
 }
 
 #[test]
 fn adopted_containers_are_reached_by_their_own_addresses_as_before() {
     let site = site(Mode::Adopted);
-    let adopted = direct(&site);
+    let adopted = (direct(&site), by_loopback(&site, HERE));
     site.lab.netpath(&["adopt", "--release"]).ok();
-    assert_eq!(direct(&site), adopted);
+    // Docker before 28 does answer what is sent to its ports of 127.0.0.1 from outside.
+    assert_eq!((direct(&site), by_loopback(&site, HERE)), adopted);
+}
+
+type Ask = fn(&str, &str, u16) -> inside::Answer;
+/// Ports of 127.0.0.1, and how they are asked.
+const HERE: (u16, Ask) = (8096, ask_tcp);
+const HERE_UDP: (u16, Ask) = (8096, inside::ask_udp);
+/// Where the host serves itself.
+const OWN: u16 = 8097;
+
+/// Whether a machine outside that sends what is for 127.0.0.1 to the host reaches a port that is
+/// published there: on a usual host, and on one that takes such packets from its uplink.
+fn by_loopback(site: &Site, (port, ask): (u16, Ask)) -> [bool; 2] {
+    let (host, outside) = (site.lab.host_netns(), site.lab.outside_netns());
+    let said = ask(&host, "127.0.0.1", port).expect("the host itself reaches it");
+    assert!(said.starts_with("web 80"), "{said}");
+    // The machine outside has no 127.0.0.1 of its own, and a way there.
+    let script = "ip addr del 127.0.0.1/8 dev lo; sysctl -qw net.ipv4.conf.all.route_localnet=1; \
+                  ip route replace 127.0.0.0/8 via 192.0.2.1 src 192.0.2.2";
+    site.lab.outside(&["sh", "-c", script]).ok();
+    let takes = |answer: u8| {
+        let setting = format!("net.ipv4.conf.uplink0.route_localnet={answer}");
+        site.lab.host(&["sysctl", "-qw", &setting]).ok();
+    };
+    let usual = ask(&outside, "127.0.0.1", port).is_ok();
+    takes(1);
+    // They do arrive: the host's own servers answer.
+    let arrives = ask_tcp(&outside, "127.0.0.1", OWN).expect("an answer");
+    assert!(arrives.starts_with("host"), "{arrives}");
+    let reached = ask(&outside, "127.0.0.1", port).is_ok();
+    takes(0);
+    [usual, reached]
 }
 
 /// Whether a machine outside with a route reaches a published port, another one and the container
@@ -172,8 +206,11 @@ fn adopted_containers_are_reached_by_their_own_addresses_as_before() {
 fn direct(site: &Site) -> (bool, bool, bool) {
     let there = site.docker.run(&["inspect", "web"]).code == Some(0);
     if !there {
-        site.container("web", "net", &["-p", "8080:80"]);
+        let ports = ["8080:80", "127.0.0.1:8096:80", "127.0.0.1:8096:80/udp"];
+        let ports: Vec<&str> = ports.iter().flat_map(|port| ["-p", *port]).collect();
+        site.container("web", "net", &ports);
         site.serve("web", [80, 81]);
+        inside::serve(&site.lab.host_netns(), "host", [OWN]);
         let route = ["ip", "route", "add", "10.77.0.0/24", "via", HOST4];
         site.lab.outside(&route).ok();
     }
