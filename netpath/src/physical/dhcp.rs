@@ -201,12 +201,16 @@ pub async fn event(file: &Path, event: &str, now: u64) -> Result<()> {
     let address = IpNet::V4(lease.address);
     netlink.add_address(link.index, address).await?;
     if let Some(router) = lease.routers.first().copied() {
-        // Another interface that leads out already stays the way out.
+        // Another interface that leads out already stays the way out; this one's router may have
+        // changed.
         let routes = netlink.routes().await?;
-        let is_default = |route: &crate::netlink::Route| {
-            route.destination.prefix_len() == 0 && route.destination.addr().is_ipv4()
+        let is_anothers = |route: &crate::netlink::Route| {
+            let is_default = route.destination.prefix_len() == 0;
+            is_default
+                && route.destination.addr().is_ipv4()
+                && !route.devices.contains(&link.index)
         };
-        if !routes.iter().any(is_default) {
+        if !routes.iter().any(is_anothers) {
             if !lease.address.contains(&router) {
                 netlink
                     .put_route(link.index, IpAddr::V4(router).into(), None)

@@ -8,6 +8,12 @@ use super::{ping, short_ping};
 
 /// Has the outside machine give addresses.
 fn serve(lab: &mut Lab) {
+    serve_with(lab, OUT4);
+}
+
+/// The same, with a router.
+fn serve_with(lab: &mut Lab, router: &str) {
+    let router = format!("--dhcp-option=option:router,{router}");
     let leases = lab.dir().join("leases").display().to_string();
     let leases = format!("--dhcp-leasefile={leases}");
     lab.serve_outside(&[
@@ -18,7 +24,7 @@ fn serve(lab: &mut Lab) {
         "--interface=eth0",
         "--bind-interfaces",
         "--dhcp-range=192.0.2.100,192.0.2.199,255.255.255.0,120",
-        "--dhcp-option=option:router,192.0.2.2",
+        &router,
         "--dhcp-authoritative",
         "--user=root",
         "--pid-file",
@@ -152,4 +158,30 @@ fn whoever_waits_for_a_server_leaves_the_next_one_alone() {
         lab.exec("box", &ping(OUT4)).ok();
         assert_eq!(clients(&lab).len(), 1);
     }
+}
+
+#[test]
+fn the_router_of_a_renewed_lease_takes_the_place_of_the_former() {
+    let mut lab = Lab::new();
+    serve(&mut lab);
+    lab.run("box", &["--network", "none"], &["sleep", "600"]);
+    let attach = ["attach", "--parent", UPLINK, "--ip", "dhcp", "box"];
+    lab.netpath(&attach).ok();
+    let default = lab.exec("box", &["ip", "route", "show", "default"]).ok();
+    assert!(default.contains("via 192.0.2.2 "), "{default}");
+    // Another server, which knows another router: `users:(("dnsmasq",pid=7,fd=4))`.
+    let listening = lab.outside(&["ss", "-lunp", "sport", "=", ":67"]).ok();
+    let pid = listening.split("pid=").nth(1).expect("a process");
+    let pid = pid.split(',').next().expect("its number").to_owned();
+    lab.host(&["kill", "-9", &pid]).ok();
+    eventually("the server is gone", || {
+        !lab.outside(&["ss", "-lun"]).stdout.contains(":67")
+    });
+    serve_with(&mut lab, "192.0.2.9");
+    let client = clients(&lab).pop().expect("a client");
+    eventually("the other router", || {
+        lab.host(&["kill", "-USR1", &client]).ok();
+        let default = lab.exec("box", &["ip", "route", "show", "default"]).ok();
+        default.contains("via 192.0.2.9 ") && default.lines().count() == 1
+    });
 }
