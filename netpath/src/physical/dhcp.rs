@@ -206,9 +206,7 @@ pub async fn event(file: &Path, event: &str, now: u64) -> Result<()> {
         let routes = netlink.routes().await?;
         let is_anothers = |route: &crate::netlink::Route| {
             let is_default = route.destination.prefix_len() == 0;
-            is_default
-                && route.destination.addr().is_ipv4()
-                && !route.devices.contains(&link.index)
+            is_default && route.destination.addr().is_ipv4() && !route.devices.contains(&link.index)
         };
         if !routes.iter().any(is_anothers) {
             if !lease.address.contains(&router) {
