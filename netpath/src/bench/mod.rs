@@ -116,7 +116,7 @@ pub fn run(options: &Options) -> Result<Report> {
         everything,
     );
     let count = options.rounds.unwrap_or(match options.extent {
-        Extent::Quick => 5,
+        Extent::Quick => 4,
         Extent::Full => 10,
     });
     progress.begin(entries.len() as u64 * u64::from(count));
@@ -201,7 +201,7 @@ fn millis(time: Duration) -> u64 {
 
 fn timing(options: &Options) -> Timing {
     let (warmup, window) = match options.extent {
-        Extent::Quick => (30, 120),
+        Extent::Quick => (30, 100),
         Extent::Full => (80, 400),
     };
     Timing {
