@@ -31,11 +31,6 @@ const VLAN_8021Q: u16 = 0x8100u16.to_be();
 /// The VLAN's number in a tag.
 const VLAN_ID: u16 = 0x0fff;
 
-/// What [`to`] leaves beside a frame (the kernel's `tc_index`) for [`to_wire`], which need not ask
-/// again whom it is for. A container that leaves it there itself gains nothing: what it sends to the
-/// wire gets it anyway, and what it sends elsewhere would miss a container of the wire.
-const JUDGED: u32 = 0x6e70;
-
 /// Where the next program of the device, or the stack, goes on with the frame as it is.
 pub const PASS: i32 = TC_ACT_UNSPEC;
 
@@ -218,14 +213,6 @@ pub fn from_wire(kernel: &Kernel<'_>) -> i32 {
 /// The parent's egress: what the host sends, and what containers send to the wire.
 #[inline(always)]
 pub fn to_wire(kernel: &Kernel<'_>) -> i32 {
-    let skb = kernel.ctx.skb.skb;
-    // SAFETY: the context is valid for the program's whole run.
-    unsafe {
-        if (*skb).tc_index == JUDGED {
-            (*skb).tc_index = 0;
-            return PASS;
-        }
-    }
     // Not redirect_peer, which works from ingress only.
     // SAFETY: a helper with plain arguments.
     pass_or_take(kernel, false, |card| unsafe { bpf_redirect(card, 0) })
@@ -298,12 +285,8 @@ pub fn to_neighbour(kernel: &Kernel<'_>, ifindex: u32) -> Result<Outcome, DropRe
 /// Sends the frame to the wire.
 #[inline(always)]
 pub fn to(kernel: &Kernel<'_>, parent: u32) -> Result<Outcome, DropReason> {
-    // SAFETY: the context is valid for the program's whole run; a helper with plain arguments.
-    let result = unsafe {
-        (*kernel.ctx.skb.skb).tc_index = JUDGED;
-        bpf_redirect(parent, 0)
-    };
-    let sent = action::redirected(result, Outcome::Sent)?;
+    // SAFETY: a helper with plain arguments.
+    let sent = action::redirected(unsafe { bpf_redirect(parent, 0) }, Outcome::Sent)?;
     let len = kernel.ctx.len();
     kernel.count(|counters| counters.to_uplink.add(len));
     Ok(sent)
