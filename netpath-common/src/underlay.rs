@@ -14,8 +14,8 @@ use crate::checksum::{apply, fold};
 use crate::packet::Packet;
 use crate::reason::DropReason;
 
-/// Value of map `cards`, keyed by the ifindex of the host-side veth: who sends here, what it may
-/// send, and where its wire is.
+/// Value of map `cards`, keyed by the ifindex of the host-side veth, or of the stacked device: who
+/// sends here, what it may send, and where its wire is.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Card {
@@ -37,6 +37,9 @@ pub struct Card {
     pub flags: u8,
     /// Always 0.
     pub reserved: [u8; 5],
+    /// The [`neighbour_bit`] of everybody else on the segment, and of the card itself. Only stacked
+    /// cards have it.
+    pub neighbours: u64,
 }
 
 /// The container may send from any IPv4 address: its own is not known to us.
@@ -49,6 +52,41 @@ pub const ROUTED: u8 = 4;
 /// What map `card_macs` has for the MAC address of a parent with routed cards: no device has this
 /// number.
 pub const ROUTED_PARENT: u32 = u32::MAX;
+
+/// The ifindex of the first stacked card. Such a device is in the container's namespace, where numbers
+/// have nothing to do with the host's. Theirs are chosen so that a number still means one device: the
+/// kernel counts from 1, and never comes this far.
+pub const FIRST_STACKED: u32 = 1 << 30;
+
+/// Whether a number is a stacked card's, and no device's of the host.
+#[inline(always)]
+pub const fn is_stacked(ifindex: u32) -> bool {
+    ifindex & FIRST_STACKED != 0 && ifindex != ROUTED_PARENT
+}
+
+/// Where in map `stacked` the card with this MAC address is looked for first: as long as nobody
+/// chooses MAC addresses, nearly all are there.
+#[inline(always)]
+pub const fn stacked_place(mac: [u16; 3]) -> u32 {
+    let [high, low] = mac[2].to_ne_bytes();
+    u32::from_be_bytes([0, 0, high, low]) & PLACE_MASK
+}
+
+/// The place in map `stacked` of a stacked card by its number.
+#[inline(always)]
+pub const fn place_of(ifindex: u32) -> u32 {
+    ifindex & PLACE_MASK
+}
+
+const PLACE_MASK: u32 = MAX_CARDS - 1;
+const _: () = assert!(MAX_CARDS.is_power_of_two());
+
+/// The bit of a MAC address among those of a segment: without it, the address is nobody's there.
+#[inline(always)]
+pub const fn neighbour_bit(mac: [u16; 3]) -> u64 {
+    let [_, low] = mac[2].to_ne_bytes();
+    1 << (low & 63)
+}
 
 /// The MAC address that routed cards take for that of everybody on the wire. It is locally
 /// administered, and no frame on any wire has it.
@@ -117,6 +155,13 @@ impl SegmentPlace {
         Self::member(parent, vlan, 0)
     }
 
+    /// Where the number of a parent's stacked cards is, which are no members of the segment: the
+    /// kernel copies frames to them.
+    #[inline(always)]
+    pub const fn stacked(parent: u32) -> Self {
+        Self::member(parent, 0, u16::MAX)
+    }
+
     /// A member's place; the first is 1.
     #[inline(always)]
     pub const fn member(parent: u32, vlan: u16, place: u16) -> Self {
@@ -128,7 +173,7 @@ impl SegmentPlace {
     }
 }
 
-const _: () = assert!(size_of::<Card>() == 72);
+const _: () = assert!(size_of::<Card>() == 80);
 const _: () = assert!(size_of::<CardMac>() == 12 && size_of::<SegmentPlace>() == 8);
 const _: () = assert!(size_of::<CardAddr>() == 24);
 
@@ -175,6 +220,12 @@ impl Card {
     #[inline(always)]
     pub const fn is_routed(&self) -> bool {
         self.flags & ROUTED != 0
+    }
+
+    /// Whether somebody else on the segment may have this MAC address.
+    #[inline(always)]
+    pub const fn may_be_neighbour(&self, mac: [u16; 3]) -> bool {
+        self.neighbours & neighbour_bit(mac) != 0
     }
 
     /// Whether this is one of the container's addresses.

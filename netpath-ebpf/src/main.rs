@@ -9,6 +9,7 @@
 //! * `np_overlay`: tcx ingress of a VXLAN device
 //! * `np_wire_in`, `np_wire_out`, `np_card`: a card whose wire containers share, and their veths;
 //!   they go on in `np_routed`
+//! * `np_guard`: tcx egress of a container's own device, if it is stacked on such a card
 //! * `np_connect4` and its like: cgroup hooks of the host's own sockets
 //! * `np_xdp`: XDP of an uplink
 //! * `np_sweep`: attached nowhere; the agent runs it to remove idle flows
@@ -32,6 +33,7 @@ mod rewrite;
 mod route;
 mod routed;
 mod socket;
+mod stacked;
 mod sweep;
 mod too_big;
 mod underlay;
@@ -103,6 +105,12 @@ pub fn np_wire_out(ctx: TcContext) -> i32 {
 pub fn np_card(ctx: TcContext) -> i32 {
     let kernel = Kernel::new(&ctx, Hook::Underlay);
     action::finish(&kernel, underlay::from_card(&kernel))
+}
+
+/// Everything that a container sends by a device that is stacked on such a card comes by here.
+#[classifier]
+pub fn np_guard(ctx: TcContext) -> i32 {
+    stacked::guard(&Kernel::new(&ctx, Hook::Underlay))
 }
 
 /// Where [`np_card`] and [`np_wire_in`] go on with questions that are answered, and with what has

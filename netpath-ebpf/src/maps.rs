@@ -157,6 +157,11 @@ pub static RESOLVERS: HashMap<u64, Resolver, { MAX_ENDPOINTS as usize }, NO_PREA
 #[btf_map(name = "cards")]
 pub static CARDS: HashMap<u32, Card, { MAX_CARDS as usize }, NO_PREALLOC> = HashMap::new();
 
+/// Stacked cards once more, where they are found without a search: see
+/// [`netpath_common::underlay::stacked_place`]. A place with parent 0 is free.
+#[btf_map(name = "stacked")]
+pub static STACKED: Array<Card, { MAX_CARDS as usize }> = Array::new();
+
 /// The host-side veth of a card by its MAC address on its segment; and
 /// [`netpath_common::underlay::ROUTED_PARENT`].
 #[btf_map(name = "card_macs")]

@@ -120,7 +120,7 @@ pub fn from_wire(kernel: &Kernel<'_>, parent: u32) -> i32 {
     if card == 0 {
         return PASS;
     }
-    action::finish(kernel, underlay::to_neighbour(kernel, card))
+    action::finish(kernel, underlay::to_neighbour(kernel, parent, card))
 }
 
 /// Where an IP packet goes; the error means that it is none.
@@ -156,7 +156,7 @@ pub fn from_card(
         }
         let neighbour = underlay::find(parent, 0, dst);
         if neighbour != 0 {
-            return underlay::to_neighbour(kernel, neighbour);
+            return underlay::to_neighbour(kernel, parent, neighbour);
         }
         // The host may be meant by an address that is not of this wire.
         if !asks && maps::HOST_ADDRS.get_ptr(destination(linear)?).is_none() {

@@ -4,7 +4,8 @@
 //! Unicast takes one look-up and is never copied nor changed; a VLAN's tag lies beside the frame,
 //! not in it. Broadcast and multicast are copied to each member of the segment, one by one.
 //!
-//! What is different where all containers share the card's own MAC address: see [`crate::routed`].
+//! What is different where all containers share the card's own MAC address: see [`crate::routed`];
+//! and where their devices are the kernel's: see [`crate::stacked`].
 
 use core::mem::offset_of;
 
@@ -17,14 +18,16 @@ use netpath_common::env::{Env as _, Repeat};
 use netpath_common::packet::{Frame as _, L3};
 use netpath_common::reason::DropReason;
 use netpath_common::tuple::OUTSIDE;
-use netpath_common::underlay::{ARP_WORDS, Card, CardMac, ROUTED_PARENT, SegmentPlace, is_group};
+use netpath_common::underlay::{
+    ARP_WORDS, Card, CardMac, FIRST_STACKED, ROUTED_PARENT, SegmentPlace, is_group, is_stacked,
+};
 use network_types::eth::EthHdr;
 use network_types::ip::{IpProto, Ipv6Hdr};
 
 use crate::action::{self, ETH_ARP, ETH_IPV6, Outcome};
 use crate::frame::Linear;
 use crate::kernel::Kernel;
-use crate::{aggregate, maps, neighbour, routed};
+use crate::{aggregate, maps, neighbour, routed, stacked};
 
 /// Tag protocol 802.1Q, in memory order.
 const VLAN_8021Q: u16 = 0x8100u16.to_be();
@@ -164,6 +167,10 @@ fn pass_or_take(kernel: &Kernel<'_>, inward: bool, deliver: impl FnOnce(u32) -> 
     if is_group(dst) {
         // A container's own: it has been copied, and is on its way to the host or to the wire.
         let sender = find(parent, vlan, src);
+        if !inward && is_stacked(sender) {
+            stacked::spread(kernel, parent);
+            return PASS;
+        }
         if sender != 0 && (sender != ROUTED_PARENT || routed::is_from_card(kernel)) {
             return PASS;
         }
@@ -174,12 +181,19 @@ fn pass_or_take(kernel: &Kernel<'_>, inward: bool, deliver: impl FnOnce(u32) -> 
             return PASS;
         }
         copy(kernel, parent, vlan, 0);
+        if !inward && vlan == 0 {
+            stacked::offer(kernel, parent, dst);
+        }
         return match tag.put(kernel) {
             Ok(()) => PASS,
             Err(reason) => action::finish(kernel, Err(reason)),
         };
     }
-    let card = find(parent, vlan, dst);
+    let card = if vlan == 0 && stacked::has(parent, dst) {
+        FIRST_STACKED
+    } else {
+        find(parent, vlan, dst)
+    };
     if card == 0 {
         return PASS;
     }
@@ -188,6 +202,13 @@ fn pass_or_take(kernel: &Kernel<'_>, inward: bool, deliver: impl FnOnce(u32) -> 
             routed::from_wire(kernel, parent)
         } else {
             PASS
+        };
+    }
+    if is_stacked(card) {
+        return if inward {
+            stacked::deliver(kernel)
+        } else {
+            action::finish(kernel, stacked::send(parent))
         };
     }
     let result = tag.take(kernel).and_then(|()| {
@@ -203,6 +224,9 @@ fn pass_or_take(kernel: &Kernel<'_>, inward: bool, deliver: impl FnOnce(u32) -> 
 /// The parent's ingress: what comes from the wire, and what containers send to the host.
 #[inline(always)]
 pub fn from_wire(kernel: &Kernel<'_>) -> i32 {
+    if let Some(action) = stacked::take_offer(kernel) {
+        return action;
+    }
     pass_or_take(kernel, true, |card| {
         action::claim(kernel);
         // SAFETY: a helper with plain arguments.
@@ -213,6 +237,9 @@ pub fn from_wire(kernel: &Kernel<'_>) -> i32 {
 /// The parent's egress: what the host sends, and what containers send to the wire.
 #[inline(always)]
 pub fn to_wire(kernel: &Kernel<'_>) -> i32 {
+    if let Some(action) = stacked::follow_note(kernel, kernel.ifindex()) {
+        return action;
+    }
     // Not redirect_peer, which works from ingress only.
     // SAFETY: a helper with plain arguments.
     pass_or_take(kernel, false, |card| unsafe { bpf_redirect(card, 0) })
@@ -221,19 +248,13 @@ pub fn to_wire(kernel: &Kernel<'_>) -> i32 {
 /// A card's frames, from the container.
 #[inline(always)]
 pub fn from_card(kernel: &Kernel<'_>) -> Result<Outcome, DropReason> {
-    // A container cannot choose its VLAN: a tag of its own is refused here.
-    let (ether_type, linear) = action::open(kernel)?;
     let ifindex = kernel.ifindex();
     let card = maps::CARDS
         .get_ptr(ifindex)
         .ok_or(DropReason::UnknownEndpoint)?;
     // SAFETY: map values stay allocated while the program runs.
     let card: &Card = unsafe { &*card };
-    if !card.mac.is(linear.load(offset_of!(EthHdr, src_addr))?) {
-        return Err(DropReason::SpoofedSource);
-    }
-    let dst: [u16; 3] = linear.load(offset_of!(EthHdr, dst_addr))?;
-    let asks = check(kernel, card, ether_type, &linear)?;
+    let Checked { dst, asks, linear } = check_frame(kernel, card)?;
     if card.is_routed() {
         return routed::from_card(kernel, card, &linear, dst, asks);
     }
@@ -256,7 +277,7 @@ pub fn from_card(kernel: &Kernel<'_>) -> Result<Outcome, DropReason> {
     }
     let neighbour = find(parent, vlan, dst);
     if neighbour != 0 {
-        return to_neighbour(kernel, neighbour);
+        return to_neighbour(kernel, parent, neighbour);
     }
     if !aggregate::may_leave(kernel) {
         return Err(DropReason::PassedOnAggregate);
@@ -273,9 +294,12 @@ pub fn to_host(parent: u32) -> Result<Outcome, DropReason> {
     action::redirected(result, Outcome::ToGateway)
 }
 
-/// Gives the frame to the container behind a veth.
+/// Gives the frame of a container to another one on the parent.
 #[inline(always)]
-pub fn to_neighbour(kernel: &Kernel<'_>, ifindex: u32) -> Result<Outcome, DropReason> {
+pub fn to_neighbour(kernel: &Kernel<'_>, parent: u32, ifindex: u32) -> Result<Outcome, DropReason> {
+    if is_stacked(ifindex) {
+        return stacked::send(parent);
+    }
     action::claim(kernel);
     // SAFETY: a helper with plain arguments.
     let result = unsafe { bpf_redirect_peer(ifindex, 0) };
@@ -290,6 +314,30 @@ pub fn to(kernel: &Kernel<'_>, parent: u32) -> Result<Outcome, DropReason> {
     let len = kernel.ctx.len();
     kernel.count(|counters| counters.to_uplink.add(len));
     Ok(sent)
+}
+
+/// A container's frame whose sender is who it says.
+pub struct Checked {
+    /// For whom it is.
+    pub dst: [u16; 3],
+    /// It is of ARP or neighbour discovery.
+    asks: bool,
+    linear: Linear,
+}
+
+/// Judges a container's frame.
+#[inline(always)]
+pub fn check_frame(kernel: &Kernel<'_>, card: &Card) -> Result<Checked, DropReason> {
+    // A container cannot choose its VLAN: a tag of its own is refused here.
+    let (ether_type, linear) = action::open(kernel)?;
+    if !card.mac.is(linear.load(offset_of!(EthHdr, src_addr))?) {
+        return Err(DropReason::SpoofedSource);
+    }
+    Ok(Checked {
+        dst: linear.load(offset_of!(EthHdr, dst_addr))?,
+        asks: check(kernel, card, ether_type, &linear)?,
+        linear,
+    })
 }
 
 /// Judges who a frame says it is from. True: it is of ARP or neighbour discovery.

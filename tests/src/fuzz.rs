@@ -138,7 +138,9 @@ impl<'a> Fuzzer<'a> {
         self.learn(at, action, shown, frame);
         let hex = hex(frame);
         match action {
-            Action::Pass => assert_eq!(out, frame, "{at:?} changes what it leaves alone: {hex}"),
+            Action::Pass | Action::Accept => {
+                assert_eq!(out, frame, "{at:?} changes what it leaves alone: {hex}")
+            }
             Action::Drop => {}
             Action::Redirect => {
                 self.sum.redirected += 1;
@@ -306,6 +308,7 @@ fn place(at: At) -> String {
         At::Wire(true) => "wire-in",
         At::Wire(false) => "wire-out",
         At::Card(_) => "card",
+        At::Guard(_) => "guard",
     }
     .to_owned()
 }

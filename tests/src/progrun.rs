@@ -371,7 +371,7 @@ impl Host {
         if action != Action::Drop && verify::checksums(frame).is_ok() {
             verify::checksums(&out).unwrap_or_else(|e| panic!("{e}\nfrom {frame:02x?}"));
         }
-        if action == Action::Pass {
+        if matches!(action, Action::Pass | Action::Accept) {
             assert_eq!(out, frame, "changed, but left to the stack");
         }
         Run {
@@ -398,6 +398,7 @@ impl Host {
             At::Wire(true) => (self.uplink, self.uplink),
             At::Wire(false) => (self.uplink, 0),
             At::Card(ifindex) => (ifindex, ifindex),
+            At::Guard(ifindex) => (ifindex, 0),
         };
         let mut context = [0u8; 192];
         // `ingress_ifindex`, `ifindex` and `gso_size` of struct __sk_buff

@@ -29,6 +29,15 @@ impl Wire {
 
     /// Sends a frame. A veth's other end has handled it when this returns, or soon after.
     pub fn send(&self, frame: &[u8]) {
+        let sent = self.try_send(frame).expect("the frame is sent");
+        assert_eq!(sent, frame.len());
+    }
+
+    /// Sends a frame that the device's own programs may drop; then the kernel says so (ENOBUFS).
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn try_send(&self, frame: &[u8]) -> io::Result<usize> {
         // SAFETY: buffer and address are as long as said.
         let sent = unsafe {
             libc::sendto(
@@ -40,12 +49,7 @@ impl Wire {
                 size_of::<libc::sockaddr_ll>() as libc::socklen_t,
             )
         };
-        assert_eq!(
-            sent,
-            frame.len().cast_signed(),
-            "{}",
-            io::Error::last_os_error()
-        );
+        usize::try_from(sent).map_err(|_| io::Error::last_os_error())
     }
 
     /// Opens a device to receive what the network stack gets of one protocol: behind the device's

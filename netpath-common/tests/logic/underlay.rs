@@ -24,6 +24,7 @@ fn card(flags: u8) -> Card {
         parent_mac: Mac::new([2, 0, 0, 0, 0, 1]),
         flags,
         reserved: [0; 5],
+        neighbours: 0,
     }
 }
 

@@ -154,7 +154,7 @@ impl Agent {
                 if Self::is_parent_away(network, links) {
                     continue;
                 }
-                if Self::is_lost(network, endpoint, links) {
+                if self.is_lost(network, endpoint, links) {
                     lost.push(place);
                 } else if !remade.contains(&endpoint.network) {
                     continue;

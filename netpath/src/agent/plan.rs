@@ -267,7 +267,7 @@ impl Agent {
     ) -> Result<Source> {
         let chosen = endpoint.mac != [0; 6];
         if let Some(sharing) = &network.sharing {
-            if sharing.kind(network.driver).is_none() {
+            if sharing.has_veths(network.driver) {
                 endpoint.device = self.new_device()?;
             }
             if !chosen {

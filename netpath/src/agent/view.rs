@@ -4,6 +4,7 @@ use std::sync::{Arc, PoisonError};
 
 use anyhow::Result;
 use ipnet::IpNet;
+use netpath_common::underlay::is_stacked;
 
 use super::gateway::{Gateways, network_of};
 use super::network::PREDEFINED;
@@ -199,7 +200,8 @@ fn connections(record: &ContainerRecord, networks: &[NetworkRecord]) -> Vec<Conn
             interface: endpoint.interface.clone(),
             addresses: addresses.map(|address| address.to_string()).collect(),
             mac: Some(show_mac(endpoint.mac)),
-            device: Some(endpoint.device.clone()),
+            // In some networks it is inside.
+            device: Some(endpoint.device.clone()).filter(|_| !is_stacked(endpoint.ifindex)),
             default_gateways: default_gateways
                 .filter_map(|v4| subnet(v4)?.gateway)
                 .collect(),

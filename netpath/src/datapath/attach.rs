@@ -32,6 +32,8 @@ pub enum Hook {
     WireOut,
     /// tcx ingress of a host-side veth on such a wire.
     Card,
+    /// tcx egress of a device in a container's namespace, stacked on such a device.
+    Guard,
     /// XDP of an uplink, in its driver.
     XdpNative,
     /// XDP of an uplink, in the stack, for any driver.
@@ -39,7 +41,7 @@ pub enum Hook {
 }
 
 impl Hook {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Container,
         Self::Uplink,
         Self::Gateway,
@@ -47,6 +49,7 @@ impl Hook {
         Self::WireIn,
         Self::WireOut,
         Self::Card,
+        Self::Guard,
         Self::XdpNative,
         Self::XdpGeneric,
     ];
@@ -61,6 +64,7 @@ impl Hook {
             Self::WireIn => "wire_in",
             Self::WireOut => "wire_out",
             Self::Card => "card",
+            Self::Guard => "guard",
             Self::XdpNative => "xdp_native",
             Self::XdpGeneric => "xdp_generic",
         }
@@ -76,6 +80,7 @@ impl Hook {
             Self::WireIn => "np_wire_in",
             Self::WireOut => "np_wire_out",
             Self::Card => "np_card",
+            Self::Guard => "np_guard",
             Self::XdpNative | Self::XdpGeneric => "np_xdp",
         }
     }
@@ -85,7 +90,7 @@ impl Hook {
             Self::Container | Self::Uplink | Self::Overlay | Self::WireIn | Self::Card => {
                 Place::Tcx(TcAttachType::Ingress)
             }
-            Self::Gateway | Self::WireOut => Place::Tcx(TcAttachType::Egress),
+            Self::Gateway | Self::WireOut | Self::Guard => Place::Tcx(TcAttachType::Egress),
             Self::XdpNative => Place::Xdp(XDP_FLAGS_DRV_MODE),
             Self::XdpGeneric => Place::Xdp(XDP_FLAGS_SKB_MODE),
         }
@@ -170,6 +175,13 @@ fn attach_xdp(programs: &mut Programs, pin: &Path, ifindex: u32, flags: u32) -> 
 /// Whether the hook's program is attached to a device.
 pub fn is_attached(bpffs: &Path, hook: Hook, ifindex: u32) -> bool {
     pin(bpffs, hook, ifindex).exists()
+}
+
+/// Whether the device of an attached program is there; of one that no program is attached to it is
+/// not known, so it is not.
+pub fn has_device(bpffs: &Path, hook: Hook, ifindex: u32) -> bool {
+    let device = link::open(&pin(bpffs, hook, ifindex)).and_then(|link| link::device(&link));
+    device.is_ok_and(|device| device != 0)
 }
 
 /// Detaches a device's program. A device that is gone has detached it already.

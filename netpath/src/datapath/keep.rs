@@ -22,7 +22,7 @@ pub struct Keep {
     pub overlays: Vec<u32>,
     /// Devices whose wire containers share, by ifindex.
     pub parents: Vec<u32>,
-    /// Host-side veths on such wires, by ifindex.
+    /// Host-side veths on such wires, and stacked devices, by ifindex.
     pub cards: Vec<u32>,
     /// Published ports.
     pub ports: Vec<PortSpec>,
@@ -78,6 +78,8 @@ impl Datapath {
             Hook::Overlay => keep.overlays.contains(&ifindex),
             Hook::WireIn | Hook::WireOut => keep.parents.contains(&ifindex),
             Hook::Card => keep.cards.contains(&ifindex),
+            // As long as its device is there: see `remove_card`.
+            Hook::Guard => attach::has_device(&self.bpffs, hook, ifindex),
         })?;
         // No device has a program of an earlier agent any more.
         stages::retain(&self.bpffs, &self.programs)

@@ -13,6 +13,7 @@ use nix::libc;
 
 const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_LINK_UPDATE: libc::c_long = 29;
 const BPF_LINK_DETACH: libc::c_long = 34;
@@ -76,6 +77,23 @@ pub fn create_xdp(program: BorrowedFd<'_>, ifindex: u32, flags: u32) -> io::Resu
     let fd = bpf(BPF_LINK_CREATE, &mut attr)?;
     // SAFETY: the descriptor is new and nobody else's.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The device of a tcx link, in whatever namespace it is; 0 if it is gone.
+pub fn device(link: &OwnedFd) -> io::Result<u32> {
+    // `struct bpf_link_info`: type, id, program, nothing, and of a tcx link the device.
+    const DEVICE: usize = 4;
+    let mut info = [0u32; 16];
+    let [fd, len] = [link.as_raw_fd().cast_unsigned(), size_of_val(&info) as u32];
+    // Members `bpf_fd`, `info_len`; `info`.
+    let [a, b, c, d] = fd.to_ne_bytes();
+    let [e, f, g, h] = len.to_ne_bytes();
+    let mut attr = [
+        u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+        info.as_mut_ptr() as u64,
+    ];
+    bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    Ok(info[DEVICE])
 }
 
 fn detach(link: &OwnedFd) -> io::Result<()> {

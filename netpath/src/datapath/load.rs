@@ -22,7 +22,7 @@ use crate::container::names;
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("NETPATH_EBPF_OBJECT"));
 
 /// Maps that outlive the agent. A record whose layout changes gets a new name here.
-const PINNED: [&str; 31] = [
+const PINNED: [&str; 32] = [
     "flows",
     "endpoints",
     "veths",
@@ -54,6 +54,7 @@ const PINNED: [&str; 31] = [
     "card_macs",
     "card_addrs",
     "segments",
+    "stacked",
 ];
 
 const BPF_FS_MAGIC: FsType = FsType(0xcafe_4a11);

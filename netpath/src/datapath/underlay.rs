@@ -2,19 +2,37 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use anyhow::{Result, bail};
-use netpath_common::addr::Mac;
+use std::os::fd::BorrowedFd;
+
+use anyhow::{Context as _, Result, bail};
+use netpath_common::addr::{Addr, Mac};
 use netpath_common::underlay::{
-    ANY_SOURCE4, ANY_SOURCE6, Card, CardAddr, CardMac, MAX_MEMBERS, ROUTED, ROUTED_PARENT,
-    SegmentPlace,
+    ANY_SOURCE4, ANY_SOURCE6, Card, CardAddr, CardMac, FIRST_STACKED, MAX_CARDS, MAX_MEMBERS,
+    ROUTED, ROUTED_PARENT, SegmentPlace, is_stacked, neighbour_bit, place_of, stacked_place,
 };
 
 use super::{Datapath, Hook, attach, optional};
+use crate::netlink::netns;
+
+/// What is in a free place of map `stacked`.
+const NO_CARD: Card = Card {
+    addr4: Addr::UNSPECIFIED,
+    addr6: Addr::UNSPECIFIED,
+    link_local: Addr::UNSPECIFIED,
+    parent: 0,
+    vlan: 0,
+    mac: Mac::new([0; 6]),
+    parent_mac: Mac::new([0; 6]),
+    flags: 0,
+    reserved: [0; 5],
+    neighbours: 0,
+};
 
 /// A container's interface on a wire of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CardSpec {
-    /// Host-side veth, up; the peer is in the container's namespace.
+    /// Host-side veth, up, whose peer is in the container's namespace; or a stacked device there,
+    /// see [`Datapath::free_stacked`].
     pub ifindex: u32,
     /// The device whose wire it shares.
     pub parent: u32,
@@ -61,11 +79,50 @@ impl Datapath {
         Ok(())
     }
 
-    /// Adds a card, or takes it over.
+    /// A number for a stacked device that no other has: that of its MAC address, or any.
+    ///
+    /// # Errors
+    /// There are [`MAX_CARDS`] already.
+    pub fn free_stacked(&self, mac: [u8; 6]) -> Result<u32> {
+        let taken = self.tables.cards.keys()?;
+        let first = FIRST_STACKED + stacked_place(Mac::new(mac).words());
+        let all = FIRST_STACKED..FIRST_STACKED + MAX_CARDS;
+        [first]
+            .into_iter()
+            .chain(all)
+            // A device that could not be removed keeps its number.
+            .find(|number| {
+                !taken.contains(number) && !attach::has_device(&self.bpffs, Hook::Guard, *number)
+            })
+            .with_context(|| format!("there are {MAX_CARDS} cards already"))
+    }
+
+    /// Whether the stacked device of a card is there.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn has_stacked(&self, ifindex: u32, mac: [u8; 6]) -> Result<bool> {
+        let card = self.tables.cards.get(&ifindex)?;
+        Ok(card.is_some_and(|card| card.mac == Mac::new(mac))
+            && attach::has_device(&self.bpffs, Hook::Guard, ifindex))
+    }
+
+    /// Removes a stacked card. If its number is another card's by now, that one stays.
+    ///
+    /// # Errors
+    /// If the kernel refuses; what is gone already is fine.
+    pub fn remove_stacked(&mut self, ifindex: u32, mac: [u8; 6]) -> Result<()> {
+        match self.tables.cards.get(&ifindex)? {
+            Some(card) if card.mac != Mac::new(mac) => Ok(()),
+            _ => self.remove_card(ifindex),
+        }
+    }
+
+    /// Adds a card, or takes it over. A stacked device is in the namespace `inside`.
     ///
     /// # Errors
     /// If the device is missing, the segment has [`MAX_MEMBERS`] already, or the kernel refuses.
-    pub fn add_card(&mut self, spec: &CardSpec) -> Result<()> {
+    pub fn add_card(&mut self, spec: &CardSpec, inside: Option<BorrowedFd<'_>>) -> Result<()> {
         let flag = |set: bool, bit: u8| if set { bit } else { 0 };
         let card = Card {
             addr4: optional(spec.addr4),
@@ -79,14 +136,11 @@ impl Datapath {
                 | flag(spec.any_source.1, ANY_SOURCE6)
                 | flag(spec.routed, ROUTED),
             reserved: [0; 5],
+            neighbours: 0,
         };
         let others = self.members(spec.parent, spec.vlan)?;
-        if others
-            .iter()
-            .filter(|other| **other != spec.ifindex)
-            .count()
-            >= MAX_MEMBERS as usize
-        {
+        let others = others.iter().filter(|other| **other != spec.ifindex);
+        if !is_stacked(spec.ifindex) && others.count() >= MAX_MEMBERS as usize {
             bail!("this segment has {MAX_MEMBERS} containers already");
         }
         for key in addresses(&card) {
@@ -104,6 +158,8 @@ impl Datapath {
             .tables
             .cards
             .insert(spec.ifindex, card)
+            // Who has not heard of it would send to the wire what is for it.
+            .and_then(|()| self.write_stacked(spec.parent))
             .and_then(|()| self.tables.card_macs.insert(key(&card), spec.ifindex))
             .and_then(|()| {
                 addresses(&card)
@@ -118,7 +174,15 @@ impl Datapath {
                 _ => Ok(()),
             })
             .and_then(|()| {
-                attach::attach(&mut self.programs, &self.bpffs, Hook::Card, spec.ifindex)
+                let (programs, bpffs) = (&mut self.programs, &self.bpffs);
+                if is_stacked(spec.ifindex) {
+                    let inside = inside.context("the container's namespace is gone")?;
+                    netns::inside(inside, || {
+                        attach::attach(programs, bpffs, Hook::Guard, spec.ifindex)
+                    })
+                } else {
+                    attach::attach(programs, bpffs, Hook::Card, spec.ifindex)
+                }
             })
             .and_then(|()| self.write_segment(spec.parent, spec.vlan));
         if attached.is_err() {
@@ -134,6 +198,9 @@ impl Datapath {
     pub fn remove_card(&mut self, ifindex: u32) -> Result<()> {
         if let Some(card) = self.tables.cards.get(&ifindex)? {
             self.tables.cards.remove(&ifindex)?;
+            if is_stacked(ifindex) {
+                self.tables.stacked.set(place_of(ifindex), NO_CARD, 0)?;
+            }
             let key = key(&card);
             // The MAC address may have a new owner already.
             if self.tables.card_macs.get(&key)? == Some(ifindex) {
@@ -147,7 +214,15 @@ impl Datapath {
             self.write_routed(card.parent, card.parent_mac)?;
             self.write_segment(card.parent, card.vlan)?;
         }
-        attach::detach(&self.bpffs, Hook::Card, ifindex)
+        if !is_stacked(ifindex) {
+            return attach::detach(&self.bpffs, Hook::Card, ifindex);
+        }
+        // A device in a namespace to which no way leads any more keeps its guard, which lets nothing
+        // pass now.
+        if attach::has_device(&self.bpffs, Hook::Guard, ifindex) {
+            return Ok(());
+        }
+        attach::detach(&self.bpffs, Hook::Guard, ifindex)
     }
 
     /// Removes all cards but these.
@@ -159,15 +234,31 @@ impl Datapath {
         Ok(())
     }
 
+    /// Those to whom the programs copy a segment's broadcasts: all but the stacked ones.
     fn members(&self, parent: u32, vlan: u16) -> Result<Vec<u32>> {
         let on_segment = |card: &Card| (card.parent, card.vlan) == (parent, vlan);
         let cards = self.tables.cards.iter()?;
         let mut members: Vec<u32> = cards
-            .filter(|(_, card)| on_segment(card))
+            .filter(|(ifindex, card)| !is_stacked(*ifindex) && on_segment(card))
             .map(|(ifindex, _)| ifindex)
             .collect();
         members.sort_unstable();
         Ok(members)
+    }
+
+    /// Writes the stacked cards of a parent to where they are found quickly.
+    fn write_stacked(&mut self, parent: u32) -> Result<()> {
+        let cards = self.tables.cards.iter()?;
+        let beside = |card: &Card| card.parent == parent && card.vlan == 0;
+        let cards: Vec<(u32, Card)> = cards.filter(|(_, card)| beside(card)).collect();
+        let neighbours = cards
+            .iter()
+            .fold(0, |bits, (_, card)| bits | neighbour_bit(card.mac.words()));
+        for (ifindex, card) in cards.into_iter().filter(|(i, _)| is_stacked(*i)) {
+            let card = Card { neighbours, ..card };
+            self.tables.stacked.set(place_of(ifindex), card, 0)?;
+        }
+        Ok(())
     }
 
     /// Has frames for a parent's own MAC address looked at if there are routed cards on it.
@@ -189,6 +280,10 @@ impl Datapath {
     /// empty whenever the programs look.
     fn write_segment(&mut self, parent: u32, vlan: u16) -> Result<()> {
         let members = self.members(parent, vlan)?;
+        let stacked = self.tables.cards.iter()?;
+        let stacked =
+            stacked.filter(|(ifindex, card)| is_stacked(*ifindex) && card.parent == parent);
+        let stacked = u32::try_from(stacked.count())?;
         let segments = &mut self.tables.segments;
         for (place, member) in (1..).zip(&members) {
             segments.insert(SegmentPlace::member(parent, vlan, place), member)?;
@@ -196,10 +291,13 @@ impl Datapath {
         let count = SegmentPlace::count(parent, vlan);
         let before = segments.get(&count)?.unwrap_or(0);
         let now = u32::try_from(members.len())?;
-        if now == 0 {
-            segments.remove(&count)?;
-        } else {
-            segments.insert(count, now)?;
+        let numbers = [(count, now), (SegmentPlace::stacked(parent), stacked)];
+        for (place, number) in numbers {
+            if number == 0 {
+                segments.remove(&place)?;
+            } else {
+                segments.insert(place, number)?;
+            }
         }
         for place in now + 1..=before {
             let place = u16::try_from(place)?;

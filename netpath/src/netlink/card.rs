@@ -31,6 +31,8 @@ pub struct NewCard<'a> {
     pub mtu: u32,
     /// What it is.
     pub kind: CardKind,
+    /// Its index, if that is not the kernel's to choose.
+    pub ifindex: Option<u32>,
 }
 
 /// Kinds of such devices.
@@ -57,7 +59,7 @@ impl Netlink {
     /// # Errors
     /// The kernel's; a sentence if it has no such devices.
     pub async fn add_card(&self, new: &NewCard<'_>) -> Result<()> {
-        let message = match new.kind {
+        let mut message = match new.kind {
             CardKind::Macvlan(mode) => finish(LinkMacVlan::new(new.name, new.parent, mode), new)
                 .address(new.mac.to_vec())
                 .build(),
@@ -71,6 +73,7 @@ impl Netlink {
                 finish(builder, new).build()
             }
         };
+        message.header.index = new.ifindex.unwrap_or_default();
         self.make(message, new.kind.name())
             .await?
             .with_context(|| format!("cannot make the {} device {}", new.kind.name(), new.name))

@@ -81,7 +81,8 @@ fn underlay(text: &str) -> Result<Mode, &'static str> {
     Ok(match text {
         "" | "l2" => Mode::Bridge,
         "l3" => Mode::L3,
-        _ => return Err("l2, l3"),
+        "macvlan" => Mode::Stacked,
+        _ => return Err("l2, l3, macvlan"),
     })
 }
 
@@ -150,6 +151,11 @@ mod tests {
         assert_eq!(of(Driver::Ipvlan, &[]).unwrap().0.mode, Mode::L2);
         let routed = [("parent", "eth0"), ("mode", "l3")];
         assert_eq!(of(Driver::Underlay, &routed).unwrap().0.mode, Mode::L3);
+        let stacked = [("parent", "eth0"), ("mode", "macvlan")];
+        assert_eq!(
+            of(Driver::Underlay, &stacked).unwrap().0.mode,
+            Mode::Stacked
+        );
         for (driver, pairs, part) in [
             (
                 Driver::Macvlan,

@@ -23,6 +23,9 @@ pub enum Mode {
     Vepa,
     /// macvlan: one has the card to itself.
     Passthru,
+    /// underlay: their devices are the kernel's (macvlan), which the programs judge and join to the
+    /// host.
+    Stacked,
     /// ipvlan: by MAC addresses.
     L2,
     /// ipvlan: by routes. underlay: the wire knows them by the card's MAC address.
@@ -83,7 +86,7 @@ impl Sharing {
                 Mode::Private => MacVlanMode::Private,
                 Mode::Vepa => MacVlanMode::Vepa,
                 Mode::Passthru => MacVlanMode::Passthrough,
-                Mode::Bridge | Mode::L2 | Mode::L3 | Mode::L3s => MacVlanMode::Bridge,
+                _ => MacVlanMode::Bridge,
             })),
             Driver::Ipvlan => {
                 let mode = match self.mode {
@@ -105,6 +108,16 @@ impl Sharing {
     /// Whether the wire knows the containers by the card's own MAC address.
     pub fn is_routed(&self, driver: Driver) -> bool {
         driver == Driver::Underlay && self.mode == Mode::L3
+    }
+
+    /// Whether the containers' devices are the kernel's, stacked on the card, and the programs'.
+    pub fn is_stacked(&self, driver: Driver) -> bool {
+        driver == Driver::Underlay && self.mode == Mode::Stacked
+    }
+
+    /// Whether the containers are behind veths, which the host has.
+    pub fn has_veths(&self, driver: Driver) -> bool {
+        self.kind(driver).is_none() && !self.is_stacked(driver)
     }
 
     /// Whether nobody else may use the device.

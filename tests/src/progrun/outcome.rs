@@ -7,6 +7,8 @@ use crate::packets::Sample;
 pub enum Action {
     /// To the stack, or to the next program (TC_ACT_UNSPEC).
     Pass,
+    /// To the stack, past further programs (TC_ACT_OK).
+    Accept,
     /// To where the program said (TC_ACT_REDIRECT).
     Redirect,
     /// Nowhere (TC_ACT_SHOT).
@@ -17,6 +19,7 @@ impl Action {
     pub(super) fn of(value: u32) -> Self {
         match value.cast_signed() {
             -1 => Self::Pass,
+            0 => Self::Accept,
             2 => Self::Drop,
             7 => Self::Redirect,
             other => panic!("the program returned {other}"),
@@ -68,6 +71,8 @@ pub enum At {
     Wire(bool),
     /// A veth on that wire, by its ifindex.
     Card(u32),
+    /// A container's device stacked on the uplink, by its ifindex.
+    Guard(u32),
 }
 
 impl At {
@@ -81,6 +86,7 @@ impl At {
             Self::Wire(true) => ("underlay", "np_wire_in"),
             Self::Wire(false) => ("underlay", "np_wire_out"),
             Self::Card(_) => ("underlay", "np_card"),
+            Self::Guard(_) => ("underlay", "np_guard"),
         }
     }
 }

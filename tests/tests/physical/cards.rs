@@ -7,7 +7,7 @@ use std::thread;
 
 use netpath_tests::lab::{HOST4, Lab, OUT4, OUT6, UPLINK, eventually, run};
 
-use super::{mac_of, ping, short_ping};
+use super::{KINDS, STACKED, as_opt, mac_of, ping, short_ping};
 
 /// A container in a network of its own.
 fn lab_with_container() -> Lab {
@@ -220,7 +220,7 @@ fn it_goes_with_its_container_though_the_host_sees_nothing() {
 
 #[test]
 fn it_goes_with_the_process_that_named_it() {
-    for driver in ["underlay", "macvlan"] {
+    for (driver, options) in KINDS {
         let mut lab = Lab::new();
         // The namespace has a name besides, so it does not end with the process.
         let netns = lab.add_namespace("foreign");
@@ -232,7 +232,7 @@ fn it_goes_with_the_process_that_named_it() {
         eventually("it is in its namespace", || {
             netns_of(lab.helper_pid(helper)) == Some(wanted)
         });
-        attach(&lab, &words);
+        attach(&lab, &[&words[..], &as_opt(options)].concat());
         lab.outside(&ping("192.0.2.10")).ok();
         let inside = |words: &[&str]| {
             let net = format!("--net={netns}");
@@ -251,12 +251,19 @@ fn it_goes_with_the_process_that_named_it() {
 
 #[test]
 fn a_containers_card_is_made_anew_when_somebody_removes_it() {
-    let lab = lab_with_container();
-    attach(&lab, &["--ip", "192.0.2.10/24", "box"]);
-    lab.exec("box", &["ip", "link", "del", "eth1"]).ok();
-    eventually("it is back", || {
-        lab.outside(&short_ping("192.0.2.10")).code == Some(0)
-    });
+    for options in [&[][..], &STACKED] {
+        let lab = lab_with_container();
+        let words = ["--ip", "192.0.2.10/24", "box"];
+        attach(&lab, &[&words[..], &as_opt(options)].concat());
+        lab.exec("box", &["ip", "link", "del", "eth1"]).ok();
+        // Of a device inside the host hears nothing; whatever happens to one of its own is a
+        // reason to look.
+        lab.host(&["ip", "link", "add", "other0", "type", "veth"])
+            .ok();
+        eventually("it is back", || {
+            lab.outside(&short_ping("192.0.2.10")).code == Some(0)
+        });
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::fs;
 
 use netpath_tests::lab::{Lab, OUT4, UPLINK, eventually, finish, start};
 
-use super::{ping, short_ping};
+use super::{KINDS, as_opt, ping, short_ping};
 
 /// Has the outside machine give addresses.
 fn serve(lab: &mut Lab) {
@@ -63,7 +63,7 @@ fn clients(lab: &Lab) -> Vec<String> {
 
 #[test]
 fn a_server_of_the_wire_gives_an_address_and_renews_it() {
-    for driver in ["underlay", "macvlan"] {
+    for (driver, options) in KINDS {
         let mut lab = Lab::new();
         serve(&mut lab);
         lab.netpath(&["network", "create", "net", "--subnet", "10.88.0.0/24"])
@@ -72,7 +72,7 @@ fn a_server_of_the_wire_gives_an_address_and_renews_it() {
         let attach = [
             "attach", "--parent", UPLINK, "--ip", "dhcp", "-d", driver, "box",
         ];
-        lab.netpath(&attach).ok();
+        lab.netpath(&[&attach[..], &as_opt(options)].concat()).ok();
         let (address, _, first) = lease(&lab).unwrap();
         assert!(
             address.starts_with("192.0.2.1") && address.ends_with("/24"),

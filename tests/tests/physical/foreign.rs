@@ -2,7 +2,7 @@
 
 use netpath_tests::lab::{HOST4, HOST6, Lab, OUT4, OUT6, UPLINK, eventually};
 
-use super::{networks, ping, short_ping};
+use super::{KINDS, STACKED, as_opt, networks, ping, short_ping};
 
 /// Makes a device of the host's own on the uplink.
 #[track_caller]
@@ -45,6 +45,7 @@ fn without_a_gateway_nothing_leads_out_and_the_wire_is_reached() {
     for (driver, options) in [
         ("underlay", &[][..]),
         ("underlay", &["-o", "mode=l3"]),
+        ("underlay", &STACKED),
         ("macvlan", &[]),
     ] {
         let lab = Lab::new();
@@ -85,11 +86,11 @@ fn without_a_gateway_nothing_leads_out_and_the_wire_is_reached() {
 
 #[test]
 fn a_card_with_somebody_elses_macvlan_on_it_is_shared() {
-    for driver in ["underlay", "macvlan"] {
+    for (driver, options) in KINDS {
         let lab = Lab::new();
         add_macvlan(&lab, "bridge");
         let mac = super::mac_on(&lab, "other0");
-        create(&lab, driver, &[]).ok();
+        create(&lab, driver, options).ok();
         lab.netpath(&run_words("a")).ok();
         lab.exec("a", &ping(OUT4)).ok();
         lab.exec("a", &ping(OUT6)).ok();
@@ -179,15 +180,16 @@ fn replug_slowly(lab: &Lab) {
 
 #[test]
 fn a_card_that_is_plugged_in_again_serves_its_containers_again() {
-    for driver in ["underlay", "macvlan"] {
+    for (driver, options) in KINDS {
         let lab = Lab::new();
-        create(&lab, driver, &[]).ok();
+        create(&lab, driver, options).ok();
         lab.netpath(&run_words("a")).ok();
         let net = ["network", "create", "net", "--subnet", "10.88.0.0/24"];
         lab.netpath(&net).ok();
         lab.run("box", &["--network", "net"], &["sleep", "600"]);
         let attach = ["attach", "--parent", UPLINK, "--ip", "192.0.2.11/24"];
-        lab.netpath(&[&attach[..], &["-d", driver, "box"]].concat())
+        let kind = as_opt(options);
+        lab.netpath(&[&attach[..], &kind, &["-d", driver, "box"]].concat())
             .ok();
         let are_reached = || {
             ["192.0.2.10", "192.0.2.11"]
@@ -216,7 +218,7 @@ fn add_spare(lab: &Lab) {
 
 #[test]
 fn an_agent_starts_without_the_card_of_a_network() {
-    for driver in ["underlay", "macvlan"] {
+    for (driver, options) in KINDS {
         let mut lab = Lab::without_agent();
         add_spare(&lab);
         lab.start_agent();
@@ -229,8 +231,8 @@ fn an_agent_starts_without_the_card_of_a_network() {
             "-o",
             "parent=spare0",
         ];
-        lab.netpath(&[&create[..], &["--subnet", "10.9.0.0/24"]].concat())
-            .ok();
+        let subnet = ["--subnet", "10.9.0.0/24"];
+        lab.netpath(&[&create[..], options, &subnet].concat()).ok();
         let at = ["--network", "lan", "--ip", "10.9.0.10"];
         lab.run("a", &at, &["sleep", "600"]);
         lab.netpath(&["network", "create", "net", "--subnet", "10.88.0.0/24"])

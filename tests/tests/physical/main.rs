@@ -11,6 +11,7 @@ mod moving;
 mod others;
 mod routed;
 mod segment;
+mod stacked;
 mod two_hosts;
 mod underlay;
 
@@ -27,6 +28,19 @@ const SUBNETS: [&str; 8] = [
     "--gateway",
     "2001:db8:1::2",
 ];
+
+/// The options of a network whose containers have devices of the kernel's.
+const STACKED: [&str; 2] = ["-o", "mode=macvlan"];
+
+/// Who carries packets on an untagged wire: drivers with options of their networks.
+const KINDS: [(&str, &[&str]); 3] = [("underlay", &[]), ("underlay", &STACKED), ("macvlan", &[])];
+
+/// The same options as `attach` has them.
+fn as_opt<'a>(options: &[&'a str]) -> Vec<&'a str> {
+    let each = options.iter();
+    each.map(|word| if *word == "-o" { "--opt" } else { word })
+        .collect()
+}
 
 /// Makes a network on the uplink.
 #[track_caller]

@@ -33,6 +33,11 @@ fn a_routed_container_that_moves_is_reached_within_a_second() {
 }
 
 #[test]
+fn a_container_with_the_kernels_device_that_moves_is_reached_within_a_second() {
+    a_container_moves("underlay", &super::STACKED, None);
+}
+
+#[test]
 fn a_container_of_macvlan_that_moves_is_reached_within_a_second() {
     a_container_moves("macvlan", &[], None);
 }

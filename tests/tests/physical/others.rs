@@ -16,16 +16,29 @@ const ETHERNET: usize = 14;
 /// The largest packet of the card, in bytes.
 const MTU: usize = 9000;
 
-/// The card with containers of both kinds and of a VLAN on it, and large packets.
-fn lab() -> Lab {
+/// Where what comes by the card is seen behind its programs.
+const BEHIND: &str = "behind0";
+
+/// The card with containers of both kinds and of a VLAN on it, and large packets. `kind` is the
+/// device that gets what the programs leave.
+fn lab(kind: &[&str]) -> Lab {
     let mut lab = Lab::without_agent();
     let mtu = MTU.to_string();
     lab.host(&["ip", "link", "set", UPLINK, "mtu", &mtu]).ok();
     lab.outside(&["ip", "link", "set", "eth0", "mtu", &mtu])
         .ok();
+    let add = ["ip", "link", "add", "link", UPLINK, "name", BEHIND];
+    lab.host(&[&add[..], kind].concat()).ok();
+    let up = ["ip", "link", "set", BEHIND, "allmulticast", "on", "up"];
+    lab.host(&up).ok();
     lab.start_agent();
+    let mode = match kind.contains(&"passthru") {
+        // The kernel gives all of the card's frames to that device.
+        true => "mode=l2",
+        false => "mode=macvlan",
+    };
     for (name, vlan, options) in [
-        ("lan", "", &["--subnet", "10.24.0.0/24"][..]),
+        ("lan", "", &["--subnet", "10.24.0.0/24", "-o", mode][..]),
         ("tagged", ".101", &["--subnet", "10.25.0.0/24"]),
         ("routed", "", &["--subnet", "192.0.2.0/24", "-o", "mode=l3"]),
     ] {
@@ -123,41 +136,53 @@ fn check(frames: &[Vec<u8>], from: (&str, &str), to: (&str, &str)) {
     }
 }
 
+fn octets(text: &str) -> [u8; 6] {
+    let parts = text.split(':');
+    let parts = parts.map(|part| u8::from_str_radix(part, 16).expect("a MAC address"));
+    parts.collect::<Vec<u8>>().try_into().expect("six of them")
+}
+
+/// Somebody's on the wire.
+const SOMEBODY: [u8; 6] = [2, 0, 0, 0, 9, 9];
+/// Groups that switches keep to themselves and others, and everybody.
+const GROUPS: [[u8; 6]; 4] = [
+    [1, 0x80, 0xc2, 0, 0, 0],
+    [1, 0, 0x5e, 0, 0, 0xfb],
+    [0x33, 0x33, 0, 0, 0, 1],
+    [0xff; 6],
+];
+
 #[test]
 fn tagged_large_and_unknown_frames_of_others_arrive_bit_by_bit() {
-    let lab = lab();
-    let octets = |text: String| -> [u8; 6] {
-        let parts = text.split(':');
-        let parts = parts.map(|part| u8::from_str_radix(part, 16).expect("a MAC address"));
-        parts.collect::<Vec<u8>>().try_into().expect("six of them")
-    };
-    let targets = [
-        octets(mac_on(&lab, UPLINK)),
-        // Somebody's on the wire, groups that switches keep to themselves and others, everybody.
-        [2, 0, 0, 0, 9, 9],
-        [1, 0x80, 0xc2, 0, 0, 0],
-        [1, 0, 0x5e, 0, 0, 0xfb],
-        [0x33, 0x33, 0, 0, 0, 1],
-        [0xff; 6],
-    ];
-    let all = frames(&targets);
+    let lab = lab(&["type", "macvlan", "mode", "passthru"]);
+    let own = octets(&mac_on(&lab, UPLINK));
+    let all = frames(&[&[own, SOMEBODY][..], &GROUPS].concat());
     let (host, outside) = (lab.host_netns(), lab.outside_netns());
     // What the host sends is seen on the other end of the cable.
     check(&all, (&host, UPLINK), (&outside, "eth0"));
-    // What the host gets is seen behind the card's programs, where the kernel gives frames to
-    // whoever has all of a card's.
-    let add = ["ip", "link", "add", "link", UPLINK, "name", "behind0"];
-    let kind = ["type", "macvlan", "mode", "passthru"];
-    lab.host(&[&add[..], &kind].concat()).ok();
-    lab.host(&["ip", "link", "set", "behind0", "up"]).ok();
-    check(&all, (&outside, "eth0"), (&host, "behind0"));
-    lab.host(&["ip", "link", "del", "behind0"]).ok();
+    check(&all, (&outside, "eth0"), (&host, BEHIND));
+    lab.host(&["ip", "link", "del", BEHIND]).ok();
     // A provider's tag with a container's VLAN is another one than the VLAN's.
-    let mac = octets(mac_of(&lab, "tagged", "eth0"));
+    let mac = octets(&mac_of(&lab, "tagged", "eth0"));
     let to_ours: Vec<Vec<u8>> = frames(&[mac])
         .into_iter()
         .filter(|frame| frame[12..14] == [0x88, 0xa8])
         .collect();
     check(&to_ours, (&host, UPLINK), (&outside, "eth0"));
+    lab.host(&ping("192.0.2.2")).ok();
+}
+
+#[test]
+fn frames_of_others_arrive_bit_by_bit_beside_stacked_devices() {
+    let address = SOMEBODY.map(|byte| format!("{byte:02x}")).join(":");
+    let lab = lab(&["address", &address, "type", "macvlan", "mode", "vepa"]);
+    let inside = lab.exec("lan", &["ip", "-d", "link", "show", "eth0"]).ok();
+    assert!(inside.contains("macvlan"), "{inside}");
+    let own = octets(&mac_on(&lab, UPLINK));
+    let (host, outside) = (lab.host_netns(), lab.outside_netns());
+    let all = frames(&[&[own, SOMEBODY][..], &GROUPS].concat());
+    check(&all, (&host, UPLINK), (&outside, "eth0"));
+    let all = frames(&[&[SOMEBODY][..], &GROUPS].concat());
+    check(&all, (&outside, "eth0"), (&host, BEHIND));
     lab.host(&ping("192.0.2.2")).ok();
 }

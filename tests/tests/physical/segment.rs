@@ -42,6 +42,11 @@ fn multicast_reaches_everybody_on_the_wire_once() {
 }
 
 #[test]
+fn multicast_reaches_the_kernels_devices_once() {
+    multicast_reaches_everybody(&super::STACKED);
+}
+
+#[test]
 fn multicast_of_routed_containers_reaches_everybody_once() {
     multicast_reaches_everybody(&["-o", "mode=l3"]);
 }
@@ -97,6 +102,15 @@ fn multicast_reaches_everybody(options: &[&str]) {
 
 #[test]
 fn routers_advertise_and_duplicates_are_found() {
+    routers_and_duplicates(&[]);
+}
+
+#[test]
+fn routers_advertise_to_the_kernels_devices_and_duplicates_are_found() {
+    routers_and_duplicates(&super::STACKED);
+}
+
+fn routers_and_duplicates(options: &[&str]) {
     let mut lab = Lab::new();
     lab.serve_outside(&[
         "dnsmasq",
@@ -113,19 +127,9 @@ fn routers_advertise_and_duplicates_are_found() {
         "--leasefile-ro",
     ]);
     let parent = format!("parent={UPLINK}");
-    lab.netpath(&[
-        "network",
-        "create",
-        "lan",
-        "-d",
-        "underlay",
-        "-o",
-        &parent,
-        "--subnet",
-        "192.0.2.0/24",
-        "--ipv6",
-    ])
-    .ok();
+    let create = ["network", "create", "lan", "-d", "underlay", "-o", &parent];
+    let subnets = ["--subnet", "192.0.2.0/24", "--ipv6"];
+    lab.netpath(&[&create[..], options, &subnets].concat()).ok();
     lab.run("a", &["--network", "lan"], &["sleep", "600"]);
     eventually("an address by advertisement", || {
         let text = lab.exec("a", &["ip", "-6", "addr", "show", "eth0"]).ok();

@@ -8,12 +8,21 @@ use netpath_tests::lab::{HOST4, HOST6, Lab, OUT4, OUT6, UPLINK, eventually};
 use netpath_tests::packets::arp;
 use netpath_tests::wire::Wire;
 
-use super::{container, has_flag, mac_of, mac_on, network, networks, ping, short_ping};
+use super::{STACKED, container, has_flag, mac_of, mac_on, network, networks, ping, short_ping};
 
 #[test]
 fn containers_are_neighbours_of_the_machines_on_the_wire() {
+    containers_are_neighbours_of_the_machines(&[]);
+}
+
+#[test]
+fn containers_with_the_kernels_devices_are_neighbours_of_the_machines() {
+    containers_are_neighbours_of_the_machines(&STACKED);
+}
+
+fn containers_are_neighbours_of_the_machines(options: &[&str]) {
     let lab = Lab::new();
-    network(&lab, "lan", "underlay", &[]);
+    network(&lab, "lan", "underlay", options);
     container(&lab, "a", "lan", 10);
     container(&lab, "b", "lan", 11);
     for address in ["192.0.2.10", "2001:db8:1::10"] {
@@ -99,8 +108,17 @@ fn published_ports_have_no_effect_and_are_warned_of() {
 
 #[test]
 fn nobody_speaks_for_others_on_the_wire() {
+    nobody_speaks_for_others(&[]);
+}
+
+#[test]
+fn nobody_speaks_for_others_with_the_kernels_devices() {
+    nobody_speaks_for_others(&STACKED);
+}
+
+fn nobody_speaks_for_others(options: &[&str]) {
     let lab = Lab::new();
-    network(&lab, "lan", "underlay", &[]);
+    network(&lab, "lan", "underlay", options);
     container(&lab, "a", "lan", 10);
     container(&lab, "b", "lan", 11);
     let octets = |text: String| -> [u8; 6] {
@@ -119,9 +137,19 @@ fn nobody_speaks_for_others_on_the_wire() {
     inside(&lab.namespace_of("a"), || {
         let wire = Wire::open("eth0");
         // The neighbour's address, the router's, and the neighbour's MAC address.
-        wire.send(&arp(2, a, "192.0.2.11", [0xff; 6], "192.0.2.11"));
-        wire.send(&arp(1, a, OUT4, [0; 6], "192.0.2.1"));
-        wire.send(&arp(1, b, "192.0.2.11", [0; 6], "192.0.2.1"));
+        for frame in [
+            arp(2, a, "192.0.2.11", [0xff; 6], "192.0.2.11"),
+            arp(1, a, OUT4, [0; 6], "192.0.2.1"),
+            arp(1, b, "192.0.2.11", [0; 6], "192.0.2.1"),
+        ] {
+            let sent = wire.try_send(&frame).map_err(|error| error.raw_os_error());
+            // Where its own device refuses it, the sender is told.
+            let wanted = match options {
+                [] => Ok(frame.len()),
+                _ => Err(Some(libc::ENOBUFS)),
+            };
+            assert_eq!(sent, wanted);
+        }
     });
     let spoofed = || {
         let drops = lab.json(&["drops"]);
@@ -148,9 +176,18 @@ fn nobody_speaks_for_others_on_the_wire() {
 
 #[test]
 fn it_outlives_the_agent_and_leaves_nothing() {
+    outlives_the_agent_and_leaves_nothing(&[]);
+}
+
+#[test]
+fn the_kernels_devices_outlive_the_agent_and_leave_nothing() {
+    outlives_the_agent_and_leaves_nothing(&STACKED);
+}
+
+fn outlives_the_agent_and_leaves_nothing(options: &[&str]) {
     let mut lab = Lab::new();
     let before = lab.host(&["ip", "-d", "link", "show", UPLINK]).ok();
-    network(&lab, "lan", "underlay", &[]);
+    network(&lab, "lan", "underlay", options);
     container(&lab, "a", "lan", 10);
     lab.outside(&ping("192.0.2.10")).ok();
     assert!(has_flag(&lab, UPLINK, "ALLMULTI"));
@@ -176,14 +213,26 @@ fn it_outlives_the_agent_and_leaves_nothing() {
 
 #[test]
 fn a_purge_gives_the_card_back() {
+    purge_gives_the_card_back(&[]);
+}
+
+#[test]
+fn a_purge_gives_the_card_back_by_which_the_kernels_devices_were() {
+    purge_gives_the_card_back(&STACKED);
+}
+
+fn purge_gives_the_card_back(options: &[&str]) {
     let mut lab = Lab::new();
-    network(&lab, "lan", "underlay", &[]);
+    network(&lab, "lan", "underlay", options);
     container(&lab, "a", "lan", 10);
     let mac = mac_of(&lab, "a", "eth0");
     lab.purge().ok();
     assert!(!has_flag(&lab, UPLINK, "ALLMULTI"));
-    let filter = lab.host(&["bridge", "fdb", "show", "dev", UPLINK]).ok();
-    assert!(!filter.contains(&mac), "{filter}");
+    // The kernel removes namespaces, and what is in them, in its own time.
+    eventually("the card has forgotten the container", || {
+        let filter = lab.host(&["bridge", "fdb", "show", "dev", UPLINK]).ok();
+        !filter.contains(&mac)
+    });
     lab.host(&ping(OUT4)).ok();
 }
 

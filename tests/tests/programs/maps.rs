@@ -19,11 +19,12 @@ use netpath_tests::wire::Wire;
 use serde_json::Value;
 
 /// Maps that outlive the agent, by their names.
-const MAPS: [&str; 31] = [
+const MAPS: [&str; 32] = [
     "cards",
     "card_addrs",
     "card_macs",
     "segments",
+    "stacked",
     "policies",
     "open_ports",
     "trusted",

@@ -43,7 +43,7 @@ fn with_cards(test: impl FnOnce(&mut Host, At, [u8; 6]) + Send) {
                 any_source: (false, false),
                 routed: true,
             };
-            host.datapath.add_card(&spec).unwrap();
+            host.datapath.add_card(&spec, None).unwrap();
             veths.push(ifindex);
         }
         test(host, At::Card(veths[0]), parent_mac);

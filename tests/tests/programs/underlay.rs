@@ -1,7 +1,11 @@
 //! Containers on the wire of the host's card: unicast finds them, others' frames pass unchanged,
 //! and nobody speaks for others.
 
+use std::fs::File;
+use std::os::fd::AsFd as _;
+
 use netpath::datapath::CardSpec;
+use netpath_common::underlay::FIRST_STACKED;
 use netpath_tests::packets::{L4, SYN, Sample, arp, icmpv6, solicitation};
 use netpath_tests::progrun::{Action, At, Host, ifindex, on_host, sh};
 
@@ -18,38 +22,68 @@ const LINK_LOCAL: &str = "fe80::210";
 const FAR4: &str = "192.0.2.20";
 const FAR6: &str = "2001:db8::20";
 
-/// A card on the uplink, and another beside it.
-fn with_cards(test: impl FnOnce(&mut Host, At) + Send) {
+/// A card on the uplink, behind a veth or stacked, and another beside it behind a veth.
+fn with_first(stacked: bool, test: impl FnOnce(&mut Host, At) + Send) {
     on_host(|host| {
-        let mut veths = Vec::new();
+        host.datapath.add_parent(host.uplink).unwrap();
+        let parent_mac = host.mac("up0");
+        let here = File::open("/proc/thread-self/ns/net").unwrap();
+        let mut cards = Vec::new();
         for (number, mac) in [(4, MAC_CARD), (5, MAC_OTHER)] {
-            sh(&format!(
-                "ip link add veth{number} type veth peer name cont{number}
-                 ip link set veth{number} up
-                 ip link set cont{number} up"
-            ));
-            let ifindex = ifindex(&format!("veth{number}"));
             let first = number == 4;
-            host.datapath.add_parent(host.uplink).unwrap();
-            let parent_mac = host.mac("up0");
-            host.datapath
-                .add_card(&CardSpec {
-                    ifindex,
-                    parent: host.uplink,
-                    parent_mac,
-                    vlan: 0,
-                    mac,
-                    addr4: first.then(|| CARD4.parse().unwrap()),
-                    addr6: first.then(|| CARD6.parse().unwrap()),
-                    link_local: first.then(|| LINK_LOCAL.parse().unwrap()),
-                    any_source: (!first, !first),
-                    routed: false,
-                })
-                .unwrap();
-            veths.push(ifindex);
+            let device = format!("veth{number}");
+            if first && stacked {
+                let index = host.datapath.free_stacked(mac).unwrap();
+                assert_eq!(index, FIRST_STACKED + 0x201);
+                sh(&format!(
+                    "ip link add link up0 name {device} index {index} address 02:00:00:00:02:01 \
+                        type macvlan mode vepa
+                     ip link set {device} up"
+                ));
+            } else {
+                sh(&format!(
+                    "ip link add {device} type veth peer name cont{number}
+                     ip link set {device} up
+                     ip link set cont{number} up"
+                ));
+            }
+            let ifindex = ifindex(&device);
+            let spec = CardSpec {
+                ifindex,
+                parent: host.uplink,
+                parent_mac,
+                vlan: 0,
+                mac,
+                addr4: first.then(|| CARD4.parse().unwrap()),
+                addr6: first.then(|| CARD6.parse().unwrap()),
+                link_local: first.then(|| LINK_LOCAL.parse().unwrap()),
+                any_source: (!first, !first),
+                routed: false,
+            };
+            host.datapath.add_card(&spec, Some(here.as_fd())).unwrap();
+            cards.push(ifindex);
         }
-        test(host, At::Card(veths[0]));
+        let first = cards[0];
+        let at = if stacked { At::Guard } else { At::Card };
+        test(host, at(first));
     });
+}
+
+fn with_cards(test: impl FnOnce(&mut Host, At) + Send) {
+    with_first(false, test);
+}
+
+fn with_both(test: impl Fn(&mut Host, At) + Send + Sync) {
+    with_first(false, &test);
+    with_first(true, &test);
+}
+
+/// What becomes of a frame that a card may send: the guard leaves it to the device.
+fn sent(at: At) -> Action {
+    match at {
+        At::Guard(_) => Action::Pass,
+        _ => Action::Redirect,
+    }
 }
 
 fn udp(src: &str, src_port: u16, dst: &str, dst_port: u16) -> Sample {
@@ -62,7 +96,7 @@ fn between(src: &str, dst: &str, from: [u8; 6], to: [u8; 6]) -> Vec<u8> {
 
 #[test]
 fn frames_of_others_pass_unchanged() {
-    with_cards(|host, _| {
+    with_both(|host, _| {
         let own = host.mac("up0");
         let mut frames = vec![
             between(FAR4, "192.0.2.1", MAC_FAR, own),
@@ -144,7 +178,7 @@ fn a_container_sends_to_the_wire_the_host_and_its_neighbours() {
 
 #[test]
 fn a_container_speaks_for_nobody_else() {
-    with_cards(|host, card| {
+    with_both(|host, card| {
         let far = |frame: Sample| frame.macs(MAC_CARD, MAC_FAR).bytes();
         let advertisement = |target: &str| {
             let body = [&[0x20, 0, 0, 0][..], &solicitation(target, &[])[4..]].concat();
@@ -182,11 +216,7 @@ fn a_container_speaks_for_nobody_else() {
             ),
             far(udp("0.0.0.0", 68, "255.255.255.255", 67)),
         ] {
-            assert_eq!(
-                host.run(card, &frame).action,
-                Action::Redirect,
-                "{frame:02x?}"
-            );
+            assert_eq!(host.run(card, &frame).action, sent(card), "{frame:02x?}");
         }
     });
 }
@@ -206,6 +236,90 @@ fn cut_frames_go_nowhere() {
                 assert_eq!(run.frame, whole[..length], "{length} of {}", whole.len());
             }
         }
+    });
+}
+
+#[test]
+fn a_stacked_card_sends_what_is_its_own_as_it_is() {
+    with_first(true, |host, guard| {
+        let own = host.mac("up0");
+        for (src, dst) in [(CARD4, FAR4), (CARD6, FAR6), (LINK_LOCAL, "fe80::1")] {
+            for to in [own, MAC_FAR, MAC_OTHER, BROADCAST, ALL_NODES] {
+                let frame = between(src, dst, MAC_CARD, to);
+                assert_eq!(host.run(guard, &frame).action, Action::Pass);
+            }
+        }
+        // What the card's egress takes elsewhere is counted there.
+        assert_eq!(host.counter("underlay", "to_uplink"), 3);
+        assert_eq!(host.counter("underlay", "seen"), 3);
+        // An option in the header is no way around the guard.
+        let mut options = between(FAR4, CARD4, MAC_CARD, MAC_FAR);
+        options[14] = 0x46;
+        assert_eq!(host.run(guard, &options).action, Action::Drop);
+        options[14] = 0x35;
+        assert_eq!(host.run(guard, &options).action, Action::Drop);
+    });
+}
+
+#[test]
+fn cut_frames_do_a_guard_no_harm() {
+    with_first(true, |host, guard| {
+        for (whole, shortest) in [
+            (between(CARD4, FAR4, MAC_CARD, MAC_FAR), 34),
+            (between(CARD6, FAR6, MAC_CARD, MAC_FAR), 54),
+            (arp(1, MAC_CARD, CARD4, [0; 6], FAR4), 15),
+        ] {
+            for length in shortest..whole.len() {
+                // The source is whole wherever the header is.
+                let run = host.run(guard, &whole[..length]);
+                assert_ne!(run.action, Action::Redirect, "{length} of {}", whole.len());
+            }
+        }
+    });
+}
+
+#[test]
+fn the_kernel_delivers_to_a_stacked_card() {
+    with_first(true, |host, _| {
+        for (src, dst) in [(FAR4, CARD4), (FAR6, CARD6), (FAR4, "198.51.100.1")] {
+            let frame = between(src, dst, MAC_FAR, MAC_CARD);
+            // Past the program that is for the host's packets.
+            let run = host.run(At::Wire(true), &frame);
+            assert_eq!((run.action, run.frame), (Action::Accept, frame.clone()));
+            let run = host.run(At::Wire(false), &frame);
+            assert_eq!((run.action, run.frame), (Action::Redirect, frame));
+        }
+        assert_eq!(host.counter("underlay", "to_container"), 3);
+        let question = arp(1, MAC_FAR, FAR4, [0; 6], CARD4);
+        for at in [At::Wire(true), At::Wire(false)] {
+            assert_eq!(host.run(at, &question).action, Action::Pass);
+        }
+        let own = arp(1, MAC_CARD, CARD4, [0; 6], FAR4);
+        for at in [At::Wire(true), At::Wire(false)] {
+            assert_eq!(host.run(at, &own).action, Action::Pass, "{at:?}");
+        }
+    });
+}
+
+#[test]
+fn stacked_cards_are_numbered_apart() {
+    with_first(true, |host, guard| {
+        let At::Guard(first) = guard else {
+            unreachable!()
+        };
+        assert!(host.datapath.has_stacked(first, MAC_CARD).unwrap());
+        assert!(!host.datapath.has_stacked(first, MAC_OTHER).unwrap());
+        // A record that is out of date does not take another's card away.
+        host.datapath.remove_stacked(first, MAC_OTHER).unwrap();
+        // Its number is that of its MAC address, as long as it is free.
+        let free = |host: &Host| host.datapath.free_stacked(MAC_CARD).unwrap();
+        assert_eq!((first, free(host)), (FIRST_STACKED + 0x201, FIRST_STACKED));
+        sh("ip link del veth4");
+        assert!(!host.datapath.has_stacked(first, MAC_CARD).unwrap());
+        host.datapath.remove_card(first).unwrap();
+        assert_eq!(free(host), first);
+        let frame = between(FAR4, CARD4, MAC_FAR, MAC_CARD);
+        assert_eq!(host.run(At::Wire(true), &frame).action, Action::Pass);
     });
 }
 

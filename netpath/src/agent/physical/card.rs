@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use ipnet::IpNet;
 
+use super::network::stacked_in;
 use super::plug::Plug;
 use super::share::user_of_card;
 use super::taken::check_free;
@@ -255,7 +256,7 @@ impl Agent {
             )));
         }
         card.mtu = new.mtu.unwrap_or(0);
-        if driver == Driver::Underlay {
+        if card.sharing.has_veths(driver) {
             card.device = self.new_device()?;
         }
         Ok(card)
@@ -329,10 +330,16 @@ impl Agent {
         let parent = self.make_sharing(card.driver, &mut card.sharing).await?;
         card.parent_mac = parent.mac;
         if card.driver == Driver::Underlay {
-            let link = self.netlink.link(&card.device).await?;
-            match link.filter(Link::is_ours) {
+            let link = if card.sharing.is_stacked(card.driver) {
+                stacked_in(Some(netns), card.ifindex, &parent)?
+            } else {
+                let link = self.netlink.link(&card.device).await?;
+                link.filter(Link::is_ours)
+            };
+            match link {
                 Some(link) => {
-                    self.add_plug(&plug_of(card), link.index, &parent).await?;
+                    self.add_plug(&plug_of(card), link.index, &parent, Some(netns))
+                        .await?;
                 }
                 None => self.plug_again(card, netns).await?,
             }
@@ -374,6 +381,9 @@ impl Agent {
                 parent.index != card.sharing.ifindex || parent.mac != card.parent_mac
             });
             let lost = match card.driver {
+                Driver::Underlay if card.sharing.is_stacked(card.driver) => {
+                    !self.with_datapath(|datapath| datapath.has_stacked(card.ifindex, card.mac))?
+                }
                 Driver::Underlay => !is_there(card.ifindex),
                 _ => false,
             };

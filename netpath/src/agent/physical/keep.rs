@@ -3,15 +3,15 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use super::lease;
-use super::plug::in_runtime;
+use super::plug::remove_device;
 use super::target::open_home;
 use crate::agent::Agent;
 use crate::agent::gateway::network_of;
 use crate::datapath::Keep;
-use crate::netlink::{GROUP, Link, Netlink, gateway_peer, netns};
+use crate::netlink::{Link, Netlink, gateway_peer};
 use crate::physical::record::{CardRecord, Home, Sharing};
 use crate::store::{ContainerRecord, Driver, NetworkRecord, Origin};
 
@@ -59,7 +59,15 @@ pub(in crate::agent) struct KnownCards {
     /// MAC addresses of containers on devices of the host, which are named.
     macs: Vec<(String, [u8; 6])>,
     /// Interfaces that the host does not see, in namespaces of somebody else.
-    inside: Vec<(Home, String)>,
+    inside: Vec<Inside>,
+}
+
+/// An interface that the host does not see.
+struct Inside {
+    home: Home,
+    interface: String,
+    /// Index and MAC address of a stacked device.
+    stacked: Option<(u32, [u8; 6])>,
 }
 
 impl KnownCards {
@@ -79,7 +87,7 @@ impl KnownCards {
                 };
                 if sharing.is_routed(network.driver) {
                     // The card has let in nothing more for it.
-                } else if sharing.kind(network.driver).is_none() {
+                } else if sharing.has_veths(network.driver) {
                     known.macs.push((sharing.device.clone(), endpoint.mac));
                 } else if let Origin::Attached { path, dev, ino } = &container.origin {
                     let home = Home {
@@ -88,7 +96,12 @@ impl KnownCards {
                         ino: *ino,
                         process: None,
                     };
-                    known.inside.push((home, endpoint.interface.clone()));
+                    let stacked = sharing.is_stacked(network.driver);
+                    known.inside.push(Inside {
+                        home,
+                        interface: endpoint.interface.clone(),
+                        stacked: stacked.then_some((endpoint.ifindex, endpoint.mac)),
+                    });
                 }
             }
             known.sharings.push((network.driver, sharing));
@@ -96,12 +109,15 @@ impl KnownCards {
         for card in &cards {
             if card.sharing.is_routed(card.driver) {
                 // As above.
-            } else if card.sharing.kind(card.driver).is_none() {
+            } else if card.sharing.has_veths(card.driver) {
                 known.macs.push((card.sharing.device.clone(), card.mac));
             } else {
-                known
-                    .inside
-                    .push((card.home.clone(), card.interface.clone()));
+                let stacked = card.sharing.is_stacked(card.driver);
+                known.inside.push(Inside {
+                    home: card.home.clone(),
+                    interface: card.interface.clone(),
+                    stacked: stacked.then_some((card.ifindex, card.mac)),
+                });
             }
             known.sharings.push((card.driver, card.sharing.clone()));
         }
@@ -125,11 +141,9 @@ impl KnownCards {
         for client in self.cards.iter().filter_map(|card| card.client.as_ref()) {
             lease::end(client);
         }
-        for (home, interface) in &self.inside {
-            if let Some(netns) = open_home(home) {
-                netns::inside(netns::borrow(&netns), || {
-                    in_runtime(remove_inside(interface))
-                })?;
+        for inside in &self.inside {
+            if let Some(netns) = open_home(&inside.home) {
+                remove_device(&inside.interface, inside.stacked, &netns)?;
             }
         }
         for (device, mac) in &self.macs {
@@ -150,13 +164,4 @@ impl KnownCards {
         }
         Ok(())
     }
-}
-
-async fn remove_inside(name: &str) -> Result<()> {
-    let netlink = Netlink::connect()?;
-    let link = netlink.link(name).await.context("cannot look inside")?;
-    if link.is_some_and(|link| link.group == GROUP) {
-        netlink.delete_link(name).await?;
-    }
-    Ok(())
 }

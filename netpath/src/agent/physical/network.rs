@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use anyhow::Result;
 use ipnet::IpNet;
 
-use super::plug::{Plug, in_runtime, refusal_of_parent};
+use super::plug::{Plug, STACKED, in_runtime, refusal_of_parent};
 use super::share::user_of_network;
 use crate::agent::gateway::network_of;
 use crate::agent::{Agent, blocking};
@@ -51,7 +51,8 @@ impl Agent {
             flag: sharing.flag,
             ..Sharing::default()
         };
-        let Some(kind) = harmless.kind(driver) else {
+        let stacked = sharing.is_stacked(driver).then_some(STACKED);
+        let Some(kind) = harmless.kind(driver).or(stacked) else {
             return Ok(());
         };
         let netns = blocking(netns::anonymous)?;
@@ -62,6 +63,7 @@ impl Agent {
             mac: names::random_mac()?,
             mtu: parent.mtu,
             kind,
+            ifindex: None,
         };
         let made = self.netlink.add_card(&new).await;
         if let Err(error) = made {
@@ -192,29 +194,23 @@ impl Agent {
             // Nothing can be made now. When the card is back its containers are looked at.
             return Ok(true);
         };
+        let netns = self.open_netns(record);
         if sharing.kind(network.driver).is_some() {
-            return Ok(self.has_interface(record, &endpoint.interface));
+            let Some(netns) = netns else { return Ok(false) };
+            let found = links_in(&netns)?;
+            return Ok(found.iter().any(|link| link.name == endpoint.interface));
         }
-        let link = self.netlink.link(&endpoint.device).await?;
-        let link = link.filter(|link| link.is_ours() && link.index == endpoint.ifindex);
+        let link = if sharing.is_stacked(network.driver) {
+            stacked_in(netns.as_ref(), endpoint.ifindex, &parent)?
+        } else {
+            let link = self.netlink.link(&endpoint.device).await?;
+            link.filter(|link| link.is_ours() && link.index == endpoint.ifindex)
+        };
         let Some(link) = link else { return Ok(false) };
         let plug = plug_of(&record.name, network, sharing, endpoint);
-        self.add_plug(&plug, link.index, &parent).await?;
+        self.add_plug(&plug, link.index, &parent, netns.as_ref())
+            .await?;
         Ok(true)
-    }
-
-    /// Whether a container's interface, which the host does not see, is there. Of a namespace
-    /// that is gone nobody misses one.
-    fn has_interface(&self, record: &ContainerRecord, name: &str) -> bool {
-        let Some(netns) = self.open_netns(record) else {
-            return false;
-        };
-        let found = blocking(|| {
-            netns::inside(netns::borrow(&netns), || {
-                in_runtime(async { Netlink::connect()?.link(name).await })
-            })
-        });
-        matches!(found, Ok(Some(_)))
     }
 
     /// Whether the card of a network on the wire is another one than it was, or has another MAC
@@ -241,8 +237,10 @@ impl Agent {
         !sharing.made && !links.iter().any(is_up)
     }
 
-    /// Whether an endpoint is to be looked for among these devices of the host, and is not there.
+    /// Whether the device of an endpoint, of which these are those of the host, is gone. Of devices
+    /// of the kernel's in the container that have no program, it is not known.
     pub(in crate::agent) fn is_lost(
+        &self,
         network: &NetworkRecord,
         endpoint: &EndpointRecord,
         links: &[Link],
@@ -251,8 +249,35 @@ impl Agent {
             .sharing
             .as_ref()
             .is_some_and(|sharing| sharing.kind(network.driver).is_some());
+        let sharing = network.sharing.as_ref();
+        if sharing.is_some_and(|sharing| sharing.is_stacked(network.driver)) {
+            let (ifindex, mac) = (endpoint.ifindex, endpoint.mac);
+            let there = self.with_datapath(|datapath| datapath.has_stacked(ifindex, mac));
+            return there.is_ok_and(|there| !there);
+        }
         !inside && !links.iter().any(|link| link.index == endpoint.ifindex)
     }
+}
+
+/// The interfaces in a namespace.
+fn links_in(netns: &File) -> Result<Vec<Link>> {
+    blocking(|| {
+        netns::inside(netns::borrow(netns), || {
+            in_runtime(async { Netlink::connect()?.links().await })
+        })
+    })
+}
+
+/// A stacked device in a namespace, whatever it is called there; `None` if it is not there, or on
+/// another card than it should be.
+pub(super) fn stacked_in(
+    netns: Option<&File>,
+    ifindex: u32,
+    parent: &Link,
+) -> Result<Option<Link>> {
+    let Some(netns) = netns else { return Ok(None) };
+    let mut links = links_in(netns)?.into_iter();
+    Ok(links.find(|link| link.index == ifindex && link.peer == parent.index))
 }
 
 fn plug_of<'a>(

@@ -4,15 +4,20 @@ use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context as _, Result};
+use netpath_common::underlay::is_stacked;
+use rtnetlink::packet_route::link::MacVlanMode;
 
 use crate::agent::announce;
 use crate::agent::{Agent, blocking};
 use crate::datapath::CardSpec;
-use crate::netlink::{GROUP, Link, Netlink, NewCard, NewVeth, netns};
+use crate::netlink::{CardKind, GROUP, Link, Netlink, NewCard, NewVeth, netns};
 use crate::physical::inside::{Announcement, Interface};
 use crate::physical::record::Sharing;
 use crate::problem::conflict;
 use crate::store::Driver;
+
+/// What is made for mode `macvlan`. Frames for each other come to our programs as well.
+pub(super) const STACKED: CardKind = CardKind::Macvlan(MacVlanMode::Vepa);
 
 /// An interface, and where it is plugged in.
 #[derive(Clone, Copy, Debug)]
@@ -44,11 +49,16 @@ impl Plug<'_> {
     fn is_routed(&self) -> bool {
         self.sharing.is_routed(self.driver)
     }
+
+    /// Whether its device is the kernel's, and the programs'.
+    fn is_stacked(&self) -> bool {
+        self.sharing.is_stacked(self.driver)
+    }
 }
 
 /// A plug that is in.
 pub(in crate::agent) struct Plugged {
-    /// Index of the host-side veth; 0 if there is none.
+    /// Index of the host-side veth, or of the stacked device; 0 if there is neither.
     pub(in crate::agent) ifindex: u32,
     /// MAC address of the interface: some modes have the card's.
     pub(in crate::agent) mac: [u8; 6],
@@ -79,26 +89,38 @@ impl Agent {
                     mac: plug.mac,
                     mtu: plug.mtu,
                     kind,
+                    ifindex: None,
                 };
                 if let Err(error) = self.netlink.add_card(&new).await {
                     return Err(refusal(plug, error));
                 }
             }
             None => {
-                let new = NewVeth {
-                    name: plug.device,
-                    peer_netns: netns::borrow(netns),
-                    peer_name: plug.interface,
-                    peer_mac: plug.mac,
-                    mtu: plug.mtu,
-                    local_mtu: plug.mtu,
+                plugged.ifindex = match plug.is_stacked() {
+                    true => self.stack(plug, &parent, netns).await?,
+                    false => self.add_veth_of(plug, netns).await?,
                 };
-                self.netlink.add_veth(&new).await?;
-                let alias = format!("netpath container {}", plug.owner);
-                plugged.ifindex = self.prepare_host_end(plug.device, &alias).await?;
-                self.add_plug(plug, plugged.ifindex, &parent).await?;
+                self.add_plug(plug, plugged.ifindex, &parent, Some(netns))
+                    .await?;
             }
         }
+        let made = self.finish_plug(plug, &mut plugged, &parent, netns, interface);
+        if made.is_err() && plug.is_stacked() {
+            // Whoever made it does not know its number yet.
+            self.unplug(plug, plugged.ifindex, Some(netns)).await?;
+        }
+        made.map(|()| plugged)
+    }
+
+    /// Sets an interface up that is made and plugged in.
+    fn finish_plug(
+        &self,
+        plug: &Plug<'_>,
+        plugged: &mut Plugged,
+        parent: &Link,
+        netns: &File,
+        interface: Interface,
+    ) -> Result<()> {
         let name = plug.interface;
         plugged.mac = blocking(|| {
             netns::inside(netns::borrow(netns), || {
@@ -110,11 +132,44 @@ impl Agent {
             })
         })
         .with_context(|| format!("cannot set up {name} of {}", plug.owner))?;
-        self.announce_on_wire(plug, &parent, plugged.mac, netns)?;
-        Ok(plugged)
+        self.announce_on_wire(plug, parent, plugged.mac, netns)
     }
 
-    /// Puts an interface that is there into the maps, and has the card let in its frames.
+    /// Makes a device stacked on the parent. Returns its index.
+    async fn stack(&self, plug: &Plug<'_>, parent: &Link, netns: &File) -> Result<u32> {
+        let ifindex = self.with_datapath(|datapath| datapath.free_stacked(plug.mac))?;
+        let new = NewCard {
+            name: plug.interface,
+            parent: parent.index,
+            netns: netns::borrow(netns),
+            mac: plug.mac,
+            mtu: plug.mtu,
+            kind: STACKED,
+            ifindex: Some(ifindex),
+        };
+        match self.netlink.add_card(&new).await {
+            Ok(()) => Ok(ifindex),
+            Err(error) => Err(refusal(plug, error)),
+        }
+    }
+
+    /// Makes a veth for a container on a wire. Returns the index of the host's end.
+    async fn add_veth_of(&self, plug: &Plug<'_>, netns: &File) -> Result<u32> {
+        let new = NewVeth {
+            name: plug.device,
+            peer_netns: netns::borrow(netns),
+            peer_name: plug.interface,
+            peer_mac: plug.mac,
+            mtu: plug.mtu,
+            local_mtu: plug.mtu,
+        };
+        self.netlink.add_veth(&new).await?;
+        let alias = format!("netpath container {}", plug.owner);
+        self.prepare_host_end(plug.device, &alias).await
+    }
+
+    /// Puts an interface that is there into the maps, and has the card let in its frames. A stacked
+    /// device is in the namespace `inside`.
     ///
     /// # Errors
     /// The kernel's.
@@ -123,6 +178,7 @@ impl Agent {
         plug: &Plug<'_>,
         ifindex: u32,
         parent: &Link,
+        inside: Option<&File>,
     ) -> Result<()> {
         let parent_mac = parent
             .mac
@@ -139,10 +195,11 @@ impl Agent {
             any_source: plug.any_source,
             routed: plug.is_routed(),
         };
-        if !spec.routed {
+        // For a stacked device the kernel has done it.
+        if !spec.routed && !plug.is_stacked() {
             self.netlink.accept_mac(parent.index, plug.mac).await?;
         }
-        self.with_datapath(|datapath| datapath.add_card(&spec))
+        self.with_datapath(|datapath| datapath.add_card(&spec, inside.map(netns::borrow)))
     }
 
     /// Removes all of an interface that there may be.
@@ -155,22 +212,16 @@ impl Agent {
         ifindex: u32,
         netns: Option<&File>,
     ) -> Result<()> {
-        if plug.sharing.kind(plug.driver).is_some() {
-            let Some(netns) = netns else { return Ok(()) };
-            let name = plug.interface;
-            return blocking(|| {
-                netns::inside(netns::borrow(netns), || {
-                    in_runtime(async {
-                        let netlink = Netlink::connect()?;
-                        let link = netlink.link(name).await?;
-                        // A device of this name that is somebody else's stays.
-                        if link.is_some_and(|link| link.group == GROUP) {
-                            netlink.delete_link(name).await?;
-                        }
-                        Ok(())
-                    })
-                })
-            });
+        if plug.is_stacked() || plug.sharing.kind(plug.driver).is_some() {
+            let removed = match netns {
+                Some(netns) => remove_inside(plug, ifindex, netns)?,
+                None => None,
+            };
+            let index = removed.unwrap_or(ifindex);
+            if plug.is_stacked() && index != 0 {
+                self.with_datapath(|datapath| datapath.remove_stacked(index, plug.mac))?;
+            }
+            return Ok(());
         }
         // An agent that was killed did not write down the index.
         let ours = self.netlink.link(plug.device).await?;
@@ -246,6 +297,40 @@ impl Agent {
         });
         Ok(())
     }
+}
+
+/// Removes a container's device on top of a card, if it is there. Returns its index. A stacked one
+/// may have got another name inside, and an agent that was killed did not write down its index. A
+/// device that is somebody else's stays.
+fn remove_inside(plug: &Plug<'_>, ifindex: u32, netns: &File) -> Result<Option<u32>> {
+    let stacked = plug.is_stacked().then_some((ifindex, plug.mac));
+    blocking(|| remove_device(plug.interface, stacked, netns))
+}
+
+/// See [`remove_inside`].
+pub(super) fn remove_device(
+    name: &str,
+    stacked: Option<(u32, [u8; 6])>,
+    netns: &File,
+) -> Result<Option<u32>> {
+    netns::inside(netns::borrow(netns), || {
+        in_runtime(async {
+            let netlink = Netlink::connect()?;
+            let links = netlink.links().await.context("cannot look inside")?;
+            let is_it = |link: &Link| match stacked {
+                Some((ifindex, mac)) => {
+                    is_stacked(link.index) && (link.index == ifindex || link.mac == Some(mac))
+                }
+                None => link.name == name,
+            };
+            let mut ours = links.into_iter().filter(|link| link.group == GROUP);
+            let Some(link) = ours.find(is_it) else {
+                return Ok(None);
+            };
+            netlink.delete_link(&link.name).await?;
+            Ok(Some(link.index))
+        })
+    })
 }
 
 /// Makes an announcement in the caller's namespace, past the programs of the device if need be.

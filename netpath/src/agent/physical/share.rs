@@ -12,6 +12,10 @@ use crate::physical::{Named, Wanted};
 use crate::problem::{conflict, invalid};
 use crate::store::Driver;
 
+/// Kinds of devices on top of others. What is stacked on such a device the kernel stacks on the one
+/// below, whose frames our programs do not see.
+const STACKED_KINDS: [&str; 3] = ["macvlan", "macvtap", "ipvlan"];
+
 /// Somebody who shares a card.
 pub(super) struct User {
     /// `network NAME`, or `the card eth1 of NAME`.
@@ -64,6 +68,12 @@ impl Agent {
             sharing.device.clone_from(&named.device.name);
             // A device that we made for one network is kept for the other.
             sharing.made = named.device.is_ours();
+        } else if sharing.is_stacked(driver) {
+            return Err(invalid(format!(
+                "with mode=macvlan no VLAN can be tagged: leave mode out, or make {parent} first \
+                 (\"ip link add link {} name {parent} type vlan id {}\")",
+                named.device.name, named.vlan
+            )));
         } else if sharing.is_routed(driver) {
             return Err(invalid(format!(
                 "with mode=l3 the kernel finds the neighbours, in a VLAN it needs a device for \
@@ -76,6 +86,13 @@ impl Agent {
         } else {
             sharing.device = named.vlan_device()?;
             sharing.made = true;
+        }
+        let kind = named.device.kind.as_deref().unwrap_or_default();
+        if sharing.is_stacked(driver) && STACKED_KINDS.contains(&kind) {
+            return Err(invalid(format!(
+                "with mode=macvlan the parent {parent} cannot be a {kind} device: the kernel would \
+                 stack on the one below; leave mode out, or choose that one"
+            )));
         }
         for other in self.card_users()? {
             check_other(driver, &sharing, &other)?;
