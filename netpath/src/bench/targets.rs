@@ -7,7 +7,7 @@ use super::statistics::Estimate;
 use super::topology::dockerd;
 use super::topology::ours::{HOST_PROCESS, NETPATH};
 use super::topology::vxlan::{UNDERLAY, VXLAN};
-use super::topology::wire::{BRIDGE, MACVLAN};
+use super::topology::wire::{BRIDGE, MACVLAN, STACKED};
 
 /// What is compared.
 #[derive(Clone, Copy, Debug)]
@@ -310,8 +310,22 @@ pub fn judge(rounds: &Rounds, latencies: Option<&Latencies>) -> Vec<TargetResult
             result(target, target.what.to_owned(), measured, less)
         })
         .collect();
+    results.extend(on_stacked(rounds));
     results.extend(OF_DOCKER.iter().flat_map(|of| of_docker(rounds, of)));
     results
+}
+
+/// What was measured of containers on the wire with the kernel's devices, held against the same table
+/// as those with veths.
+fn on_stacked(rounds: &Rounds) -> impl Iterator<Item = TargetResult> {
+    TARGETS.iter().filter_map(move |target| {
+        let Measure::Variant(case, reference @ (BRIDGE | MACVLAN)) = target.measure else {
+            return None;
+        };
+        let measured = rounds.ratio((case, STACKED), (case, reference))?;
+        let what = format!("mode=macvlan: {}", target.what);
+        Some(result(target, what, Some(measured), false))
+    })
 }
 
 /// Docker's containers on netpath's programs, beside the same Docker without: what was measured

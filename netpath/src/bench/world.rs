@@ -69,12 +69,12 @@ impl World {
         }
         if full && needs(Path::Wire) {
             world.add([
-                wire::underlay(site)?,
+                wire::underlay(site, false)?,
                 wire::bridge(site)?,
                 wire::process(site)?,
             ]);
             match wire::macvlan(site) {
-                Ok(variant) => world.add([variant]),
+                Ok(variant) => world.add([variant, wire::underlay(site, true)?]),
                 Err(error) => world.leave_out(wire::MACVLAN, format!("{error:#}")),
             }
         }

@@ -1,5 +1,5 @@
 //! Containers on the wire of the host's card: by netpath's programs, in a bridge that the card is
-//! enslaved to, and by the kernel's macvlan.
+//! enslaved to, and by the kernel's macvlan, alone and with the programs.
 
 use anyhow::Result;
 
@@ -12,6 +12,8 @@ use crate::api::types::{Attach, Connect, Container, CreateNetwork, Join, Network
 
 /// Name of [`bridge`].
 pub const BRIDGE: &str = "bridge+card";
+/// Name of [`underlay`] with mode `macvlan`.
+pub const STACKED: &str = "netpath/macvlan";
 /// Name of [`macvlan`].
 pub const MACVLAN: &str = "macvlan";
 
@@ -26,16 +28,32 @@ fn variant(name: &str, what: &str, container: &Namespace, host: &Host) -> Varian
     variant
 }
 
-/// Driver `underlay`.
-pub fn underlay(site: &Site) -> Result<Variant> {
-    let name = format!("{NETPATH}-wire");
+/// Driver `underlay`; `stacked`: with mode `macvlan`.
+pub fn underlay(site: &Site, stacked: bool) -> Result<Variant> {
+    let (shown, file, mode, what) = match stacked {
+        false => (
+            NETPATH,
+            "wire",
+            "l2",
+            "netpath: an address of the card's own network, by programs on the card",
+        ),
+        true => (
+            STACKED,
+            "stacked",
+            "macvlan",
+            "netpath: the same with mode=macvlan, the kernel's device with programs",
+        ),
+    };
+    let name = format!("{NETPATH}-{file}");
     let mut agent = Agent::start(site, &name)?;
     let container = site.namespace(&format!("{name}.c1"))?;
     let network = CreateNetwork {
         name: "lan".into(),
         driver: Some("underlay".into()),
         subnets: vec!["192.0.2.0/24".into()],
-        options: [("parent".to_owned(), UPLINK.to_owned())].into(),
+        options: [("parent", UPLINK), ("mode", mode)]
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into(),
         ..CreateNetwork::default()
     };
     let _: Network = agent.client.post("/v1/networks", &network)?;
@@ -57,8 +75,7 @@ pub fn underlay(site: &Site) -> Result<Variant> {
         host: agent.host.clone(),
         outside: agent.outside.clone(),
     };
-    let what = "netpath: an address of the card's own network, by programs on the card";
-    let mut variant = variant(NETPATH, what, &container, &host);
+    let mut variant = variant(shown, what, &container, &host);
     variant.services.extend(agent.take_service());
     Ok(variant)
 }
