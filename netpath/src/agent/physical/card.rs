@@ -101,10 +101,13 @@ impl Agent {
                 log::error!("cannot wait for the owner of {key}: {error:#}");
                 return;
             }
-            let mut held = agent.held.lock().await;
-            if let Err(error) = agent.process_ended(&mut held, &key, &process, &netns).await {
-                // The next look tries it again.
+            loop {
+                let mut held = agent.held.lock().await;
+                let removed = agent.process_ended(&mut held, &key, &process, &netns).await;
+                drop(held);
+                let Err(error) = removed else { return };
                 log::error!("cannot remove the card {key}: {error:#}");
+                tokio::time::sleep(SELDOM).await;
             }
         });
     }
@@ -370,6 +373,10 @@ impl Agent {
     ) -> Result<()> {
         for mut card in self.store.cards()?.into_iter().filter(|card| card.ready) {
             let Some(netns) = open_home(&card.home) else {
+                if card.home.process.is_some() {
+                    // Whoever waits for its end has the namespace, which may live on with the device.
+                    continue;
+                }
                 log::info!("{} is gone with its namespace", name_of(&card));
                 held.beyond_repair.remove(&card.key());
                 self.unmake_card(&card, None).await?;
@@ -382,7 +389,7 @@ impl Agent {
             });
             let lost = match card.driver {
                 Driver::Underlay if card.sharing.is_stacked(card.driver) => {
-                    !self.with_datapath(|datapath| datapath.has_stacked(card.ifindex, card.mac))?
+                    self.is_stacked_lost(&card.sharing, card.ifindex, card.mac)
                 }
                 Driver::Underlay => !is_there(card.ifindex),
                 _ => false,

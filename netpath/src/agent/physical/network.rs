@@ -11,7 +11,7 @@ use super::share::user_of_network;
 use crate::agent::gateway::network_of;
 use crate::agent::{Agent, blocking};
 use crate::container::names;
-use crate::netlink::{Link, Netlink, NewCard, netns};
+use crate::netlink::{Link, Netlink, NewCard, device_name, netns};
 use crate::physical::inside::{Interface, V6};
 use crate::physical::record::{Mode, Sharing};
 use crate::problem::{invalid, kind_of};
@@ -237,6 +237,16 @@ impl Agent {
         !sharing.made && !links.iter().any(is_up)
     }
 
+    /// Whether a stacked device is gone, and its card is not: with that it goes as well, and can be made
+    /// again only when that is back.
+    pub(super) fn is_stacked_lost(&self, sharing: &Sharing, ifindex: u32, mac: [u8; 6]) -> bool {
+        let there = self.with_datapath(|datapath| datapath.has_stacked(ifindex, mac));
+        // Asked now and in this order: a list of devices may be older than the end of the card, which
+        // the kernel forgets before the devices on it.
+        there.is_ok_and(|there| !there)
+            && device_name(sharing.ifindex).is_some_and(|name| name == sharing.device)
+    }
+
     /// Whether the device of an endpoint, of which these are those of the host, is gone. Of devices
     /// of the kernel's in the container that have no program, it is not known.
     pub(in crate::agent) fn is_lost(
@@ -249,11 +259,11 @@ impl Agent {
             .sharing
             .as_ref()
             .is_some_and(|sharing| sharing.kind(network.driver).is_some());
-        let sharing = network.sharing.as_ref();
-        if sharing.is_some_and(|sharing| sharing.is_stacked(network.driver)) {
+        if let Some(sharing) = network.sharing.as_ref()
+            && sharing.is_stacked(network.driver)
+        {
             let (ifindex, mac) = (endpoint.ifindex, endpoint.mac);
-            let there = self.with_datapath(|datapath| datapath.has_stacked(ifindex, mac));
-            return there.is_ok_and(|there| !there);
+            return self.is_stacked_lost(sharing, ifindex, mac);
         }
         !inside && !links.iter().any(|link| link.index == endpoint.ifindex)
     }
