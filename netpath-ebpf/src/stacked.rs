@@ -3,8 +3,11 @@
 //!
 //! What such a container sends is at the card within the sender's own call: there is no queue
 //! between them, as a veth has one. It meets two programs. The first, on the device itself, knows
-//! for certain who sends, judges it, and notes beside the frame what it found; the second, on the
-//! card, goes by the note. What comes for the container is the kernel's to deliver.
+//! by that who sends, judges it, and notes beside the frame what it found; the second, on the card,
+//! goes by the note. What comes for the container is the kernel's to deliver.
+//!
+//! A socket that leaves out its device's programs (`PACKET_QDISC_BYPASS`, with `CAP_NET_RAW`) is
+//! not judged: the card's program takes what it sends for the host's.
 
 use aya_ebpf::bindings::BPF_F_INGRESS;
 use aya_ebpf::helpers::generated::{bpf_clone_redirect, bpf_skb_change_type};
@@ -28,7 +31,8 @@ const PLAIN_IPV4: u8 = 0x45;
 
 /// What is noted beside a frame (`tc_index`), for the next program that meets it and for no other:
 /// a note that stayed would be read again where the host, or another on this machine, passes the
-/// frame on. Containers cannot write it.
+/// frame on. Sockets cannot write it; of the kernel's queueing disciplines one can (gred), which
+/// takes `CAP_NET_ADMIN`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u16)]
 enum Note {

@@ -1,7 +1,6 @@
 //! Cards on the wire of a device of the host: see [`netpath_common::underlay`].
 
 use std::net::{Ipv4Addr, Ipv6Addr};
-
 use std::os::fd::BorrowedFd;
 
 use anyhow::{Context as _, Result, bail};

@@ -81,20 +81,7 @@ impl Agent {
             mac: plug.mac,
         };
         match plug.sharing.kind(plug.driver) {
-            Some(kind) => {
-                let new = NewCard {
-                    name: plug.interface,
-                    parent: parent.index,
-                    netns: netns::borrow(netns),
-                    mac: plug.mac,
-                    mtu: plug.mtu,
-                    kind,
-                    ifindex: None,
-                };
-                if let Err(error) = self.netlink.add_card(&new).await {
-                    return Err(refusal(plug, error));
-                }
-            }
+            Some(kind) => self.add_device(plug, &parent, netns, kind, None).await?,
             None => {
                 plugged.ifindex = match plug.is_stacked() {
                     true => self.stack(plug, &parent, netns).await?,
@@ -107,7 +94,10 @@ impl Agent {
         let made = self.finish_plug(plug, &mut plugged, &parent, netns, interface);
         if made.is_err() && plug.is_stacked() {
             // Whoever made it does not know its number yet.
-            self.unplug(plug, plugged.ifindex, Some(netns)).await?;
+            let removed = self.unplug(plug, plugged.ifindex, Some(netns)).await;
+            if let Err(second) = removed {
+                log::error!("cannot clean up after {}: {second:#}", plug.owner);
+            }
         }
         made.map(|()| plugged)
     }
@@ -138,19 +128,31 @@ impl Agent {
     /// Makes a device stacked on the parent. Returns its index.
     async fn stack(&self, plug: &Plug<'_>, parent: &Link, netns: &File) -> Result<u32> {
         let ifindex = self.with_datapath(|datapath| datapath.free_stacked(plug.mac))?;
+        self.add_device(plug, parent, netns, STACKED, Some(ifindex))
+            .await?;
+        Ok(ifindex)
+    }
+
+    /// Makes a device of the kernel's on the parent, with this index or any.
+    async fn add_device(
+        &self,
+        plug: &Plug<'_>,
+        parent: &Link,
+        netns: &File,
+        kind: CardKind,
+        ifindex: Option<u32>,
+    ) -> Result<()> {
         let new = NewCard {
             name: plug.interface,
             parent: parent.index,
             netns: netns::borrow(netns),
             mac: plug.mac,
             mtu: plug.mtu,
-            kind: STACKED,
-            ifindex: Some(ifindex),
+            kind,
+            ifindex,
         };
-        match self.netlink.add_card(&new).await {
-            Ok(()) => Ok(ifindex),
-            Err(error) => Err(refusal(plug, error)),
-        }
+        let made = self.netlink.add_card(&new).await;
+        made.map_err(|error| refusal(plug, error))
     }
 
     /// Makes a veth for a container on a wire. Returns the index of the host's end.
